@@ -1,0 +1,239 @@
+"""metrics.json: one run, its controls with intervals, and where the numbers come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from photon.evaluation.bootstrap import Interval, bootstrap_mean, paired_difference
+from photon.evaluation.controls import ConstantAnswers
+from photon.evaluation.protocols import Protocol, Row, score_row, subtask_names, summarize
+from photon.evaluation.table import format_table
+
+PACKAGES = ("torch", "transformers", "lightning", "numpy", "sacrebleu", "rouge-score")
+
+
+def retention_summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Kept and visual tokens per question; keep_ratio is the mean over questions of kept / visual.
+
+    Rows without counts (a foreign file) are left out; everything is None if all are.
+    """
+    counted = [r for r in rows if r.get("kept_tokens") is not None and r.get("visual_tokens")]
+    names = subtask_names(counted)
+    out = _retention(counted)
+    out["by_subtask"] = {
+        name: _retention([r for r, n in zip(counted, names, strict=True) if n == name])
+        for name in sorted(set(names))
+    }
+    return out
+
+
+def _retention(rows: Sequence[Row]) -> dict[str, Any]:
+    if not rows:
+        keys = ("keep_ratio", "kept_tokens", "visual_tokens", "theta")
+        return {"n": 0, **dict.fromkeys(keys)}
+    kept = np.array([r["kept_tokens"] for r in rows], dtype=float)
+    visual = np.array([r["visual_tokens"] for r in rows], dtype=float)
+    thetas = [r["theta"] for r in rows if r.get("theta") is not None]
+    return {
+        "n": len(rows),
+        "keep_ratio": float((kept / visual).mean()),
+        "kept_tokens": float(kept.mean()),
+        "visual_tokens": float(visual.mean()),
+        "theta": float(np.mean(thetas)) if thetas else None,
+    }
+
+
+def coverage_summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Mean share of the evidence organ's tokens kept, beside what random tokens would keep.
+
+    random: mean keep ratio of the same questions, the expectation for tokens kept at random.
+    """
+    covered = [r for r in rows if r.get("coverage") is not None]
+    names = subtask_names(covered)
+
+    def mean(chosen: Sequence[Row]) -> dict[str, Any]:
+        recall = float(np.mean([r["coverage"] for r in chosen])) if chosen else None
+        return {"n": len(chosen), "mean": recall, "random": _retention(chosen)["keep_ratio"]}
+
+    by_subtask = {
+        name: mean([r for r, n in zip(covered, names, strict=True) if n == name])
+        for name in sorted(set(names))
+    }
+    return {**mean(covered), "by_subtask": by_subtask}
+
+
+def build_metrics(
+    rows: Sequence[Row],
+    controls: Mapping[str, Sequence[Row]] | None = None,
+    constant: Mapping[str, ConstantAnswers] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    protocol: Protocol | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Content of metrics.json.
+
+    rows: the run's own predictions. controls: {condition: rows} of the same questions; each gets
+    its summary, its interval and its difference from the run (run minus control, paired by question
+    id). constant: from `controls.constant_control`; the training constant stands for the control if
+    there is one, and the test set's own majority is reported as `upper_bound`.
+    """
+    out = summarize(rows, protocol)
+    own = _values(rows, protocol)
+    out["overall"]["interval"] = _interval(own, resamples, seed)
+    names = dict(zip(_keys(rows), subtask_names(rows), strict=True))
+    for name, group in out["subtasks"].items():
+        members = {key: v for key, v in own.items() if names[key] == name}
+        group["interval"] = _interval(members, resamples, seed)
+    out["retention"] = retention_summary(rows)
+    out["coverage"] = coverage_summary(rows)
+    out["controls"] = {}
+    for condition, control_rows in (controls or {}).items():
+        summary = summarize(control_rows, protocol)
+        other = _values(control_rows, protocol)
+        out["controls"][condition] = {
+            **_control(summary, own, other, resamples, seed),
+            "retention": retention_summary(control_rows),
+            "coverage": coverage_summary(control_rows),
+        }
+    if constant:
+        out["controls"]["constant"] = _constant_entry(
+            rows, own, constant, protocol, resamples, seed
+        )
+    out["provenance"] = dict(provenance or {})
+    return out
+
+
+def _keys(rows: Sequence[Row]) -> list[str]:
+    """Question ids; the position stands in where a record has none."""
+    return [str(r["id"]) if r.get("id") is not None else f"#{i}" for i, r in enumerate(rows)]
+
+
+def _values(rows: Sequence[Row], protocol: Protocol | None) -> dict[str, float]:
+    """Right or wrong of each judged question, by id; MRA instead where nothing is judged."""
+    scores = {key: score_row(r, protocol) for key, r in zip(_keys(rows), rows, strict=True)}
+    judged = {k: float(s.correct) for k, s in scores.items() if s.correct is not None}
+    return judged or {k: s.value for k, s in scores.items()}
+
+
+def _interval(values: Mapping[str, float], resamples: int, seed: int) -> dict | None:
+    interval = bootstrap_mean(list(values.values()), resamples=resamples, seed=seed)
+    return interval.as_dict() if interval else None
+
+
+def _control(
+    summary: dict[str, Any],
+    own: Mapping[str, float],
+    other: Mapping[str, float],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    shared = [key for key in own if key in other]
+    difference: Interval | None = paired_difference(
+        [own[k] for k in shared], [other[k] for k in shared], resamples=resamples, seed=seed
+    )
+    return {
+        **summary["overall"],
+        "macro": summary["macro"],
+        "subtasks": summary["subtasks"],
+        "interval": _interval(other, resamples, seed),
+        "difference": difference.as_dict() if difference else None,
+    }
+
+
+def _constant_entry(
+    rows: Sequence[Row],
+    own: Mapping[str, float],
+    constant: Mapping[str, ConstantAnswers],
+    protocol: Protocol | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    chosen = constant.get("train") or constant["test"]
+    if len(chosen.predictions) != len(rows):
+        raise ValueError(
+            f"constant answers for {len(chosen.predictions)} questions, but {len(rows)} rows"
+        )
+    filled = [{**r, "prediction": p} for r, p in zip(rows, chosen.predictions, strict=True)]
+    entry = _control(chosen.summary, own, _values(filled, protocol), resamples, seed)
+    entry.update(source=chosen.source, rules=chosen.rules, answers=chosen.answers)
+    bound = constant["test"].summary
+    entry["upper_bound"] = {
+        "accuracy": bound["overall"]["accuracy"],
+        "score": bound["overall"]["score"],
+        "macro": bound["macro"],
+        "subtasks": {k: v["accuracy"] for k, v in bound["subtasks"].items()},
+    }
+    return entry
+
+
+# Provenance ---------------------------------------------------------------------------------------
+
+
+def collect_provenance(
+    config_hash: str | None = None, data_hash: str | None = None, **extra: Any
+) -> dict[str, Any]:
+    """Commit (None outside a checkout; "-dirty" with local changes), versions and given hashes."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "commit": _commit(Path(__file__).resolve().parents[2]),
+        "config_hash": config_hash,
+        "data_hash": data_hash,
+        "versions": versions,
+        "platform": platform.platform(),
+        **extra,
+    }
+
+
+def _commit(root: Path) -> str | None:
+    if not (root / ".git").exists():  # an installed copy inside someone else's repository
+        return None
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=root, capture_output=True, text=True, check=True, timeout=20,
+        ).stdout.strip()  # fmt: skip
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=root, capture_output=True, text=True, check=True, timeout=20,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("-dirty" if changes else "")
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, for `data_hash`."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_report(run_dir: str | Path, metrics: Mapping[str, Any], title: str | None = None) -> str:
+    """Write metrics.json and table.md into a run directory, each atomically; return the table."""
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    table = format_table(metrics, title)
+    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    for name, content in (("metrics.json", text), ("table.md", table)):
+        temporary = run_dir / f".{name}.tmp"
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, run_dir / name)
+    return table
