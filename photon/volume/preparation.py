@@ -1,0 +1,159 @@
+"""The settings that turn a scan into the model's input; their values name a store's folder."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from photon.errors import InputError
+
+# Raise when the same settings give other voxels than before: old store entries are then left alone.
+VERSION = 1
+_LOAD_TIME = ("intensity", "flip_x")  # applied when a stored volume is loaded
+_AXES = ("RL", "AP", "IS")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a scan becomes the model's input. All triples are (D, H, W).
+
+    Attributes:
+        orientation: where the axes come from, ITK letters, (W, H, D) order: ITK "RAI" is what
+            nibabel calls "LPS".
+        spacing: voxel size in mm after resampling; None keeps the scan's own.
+        crop: voxels kept around the centre (padded with air, -1000 HU); None keeps all.
+        size: voxels of the model's input, multiples of 14, and of 28 in H and W.
+        hu: range to which HU are clipped.
+        intensity: "window" maps `hu` to [0, 1]; "minmax" maps the volume's own range (as released
+            by the paper's authors).
+        flip_x: mirror the W axis on loading (as released by the paper's authors).
+        antialias: average while shrinking instead of skipping voxels.
+        nan: "reject" a scan with NaN or infinite voxels, or take them as "air".
+        assume_orientation: ITK letters for a NIfTI file that says nothing about its orientation
+            (no sform and no qform); None rejects such a file.
+    """
+
+    orientation: str = "RAI"
+    spacing: tuple[float, float, float] | None = (1.0, 1.0, 1.0)
+    crop: tuple[int, int, int] | None = (364, 364, 364)
+    size: tuple[int, int, int] = (140, 280, 280)
+    hu: tuple[int, int] = (-1000, 1000)
+    intensity: str = "window"
+    flip_x: bool = False
+    antialias: bool = True
+    nan: str = "reject"
+    assume_orientation: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.spacing is not None:
+            object.__setattr__(self, "spacing", _triple("spacing", self.spacing, float))
+        if self.crop is not None:
+            object.__setattr__(self, "crop", _triple("crop", self.crop, int))
+        object.__setattr__(self, "size", _triple("size", self.size, int))
+        object.__setattr__(self, "orientation", _orientation("orientation", self.orientation))
+        if self.assume_orientation is not None:
+            letters = _orientation("assume_orientation", self.assume_orientation)
+            object.__setattr__(self, "assume_orientation", letters)
+        for value, unit, axis in zip(self.size, (14, 28, 28), "DHW", strict=True):
+            if value % unit:
+                raise InputError(
+                    f"preparation.size: {axis} = {value} is not a multiple of {unit} "
+                    "(a patch of 14 voxels; in H and W two patches merge into one token). "
+                    f"Take {max(unit, round(value / unit) * unit)}."
+                )
+        low, high = _pair(self.hu)
+        object.__setattr__(self, "hu", (low, high))
+        for key, legal in (("intensity", ("window", "minmax")), ("nan", ("reject", "air"))):
+            if getattr(self, key) not in legal:
+                raise InputError(
+                    f"preparation.{key}: {getattr(self, key)!r} is not one of {', '.join(legal)}."
+                )
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "Preparation":
+        """A named preparation: "paper", "official" (as the authors released it) or "tiny"."""
+        if name not in PRESETS:
+            raise InputError(
+                f"preparation preset {name!r} does not exist. Take one of {', '.join(PRESETS)}."
+            )
+        return cls(**{**PRESETS[name], **changes})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preparation":
+        """Inverse of `to_dict`; refuses unknown keys and a different code version."""
+        values = dict(values)
+        version = values.pop("version", VERSION)
+        if version != VERSION:
+            raise InputError(
+                f"preparation.version: {version} was written by other preparation code than this "
+                f"(version {VERSION}). Use the release that wrote it, or set version to {VERSION} "
+                "after checking results."
+            )
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise InputError(
+                f"preparation: unknown key {unknown[0]!r}. Legal keys: {', '.join(known)}."
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the code version."""
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {**plain, "version": VERSION}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that changes the model's input; a checkpoint carries it."""
+        return _digest(self.to_dict())
+
+    def store_fingerprint(self) -> str:
+        """SHA-256 of what changes the stored voxels: `intensity` and `flip_x` come later."""
+        return _digest({k: v for k, v in self.to_dict().items() if k not in _LOAD_TIME})
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "official": {"intensity": "minmax", "flip_x": True, "antialias": False},
+    "tiny": {"spacing": (3.0, 3.0, 3.0), "crop": (112, 112, 112), "size": (112, 112, 112)},
+}
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _triple(key: str, value: Any, kind: type) -> tuple:
+    try:
+        triple = tuple(kind(v) for v in value)
+        whole = kind is float or all(float(v) == int(v) for v in value)
+    except (TypeError, ValueError):
+        triple, whole = (), False
+    if len(triple) != 3 or not whole or not all(0 < v < 1e5 for v in triple):
+        noun = "numbers" if kind is float else "whole numbers"
+        raise InputError(
+            f"preparation.{key}: {value!r} is not three positive {noun} (D, H, W). "
+            f"Write for instance {'[1.0, 1.0, 1.0]' if kind is float else '[140, 280, 280]'}."
+        )
+    return triple
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    try:
+        low, high = (int(v) for v in value)
+    except (TypeError, ValueError):
+        low, high = 0, 0
+    if not -32768 <= low < high <= 32767:
+        raise InputError(
+            f"preparation.hu: {value!r} is not a rising pair within the 16-bit range. "
+            "Write for instance [-1000, 1000]."
+        )
+    return low, high
+
+
+def _orientation(key: str, value: Any) -> str:
+    letters = str(value).upper()
+    if sorted(next((a for a in _AXES if c in a), "") for c in letters) != sorted(_AXES):
+        raise InputError(
+            f"preparation.{key}: {value!r} is not an orientation. Write one letter of each of "
+            "R/L, A/P, I/S that says where an axis comes from (ITK), for instance RAI."
+        )
+    return letters
