@@ -1,0 +1,1 @@
+"""Questions about volumes: records on disk, prompts, and questions made from masks."""

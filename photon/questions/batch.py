@@ -1,0 +1,154 @@
+"""A batch: volumes, each with its questions, packed without padding.
+
+Shape suffixes: B volumes, Q questions, P patch rows, R prefix rows, S suffix rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from photon.model.encoder import Grid, patch_grid, patchify
+from photon.model.positions import prefix_positions, text_positions
+from photon.packing import Segments
+from photon.questions.prompts import Prompt
+from photon.questions.record import Record
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class VolumeBatch:
+    """B volumes with Q questions in all.
+
+    A volume's prefix is [system and user header, visual tokens, vision end]; a question's suffix is
+    [question, assistant header, answer]. `targets[i]` is the token that row i must predict, or
+    IGNORE where nothing is supervised.
+    """
+
+    patches: Tensor  # (P, voxels) rows of all volumes, see `patchify`
+    grids: list[Grid]  # (B) patch grid of each volume; (0, 0, 0) without a volume
+    prefix_ids: Tensor  # (R,)
+    prefix_positions: Tensor  # (3, R)
+    visual: Tensor  # (R,) true at visual tokens
+    prefixes: Segments  # B
+    suffix_ids: Tensor  # (S,)
+    suffix_positions: Tensor  # (3, S)
+    instruction: Tensor  # (S,) true at the question's own tokens, the set Q
+    targets: Tensor  # (S,)
+    suffixes: Segments  # Q
+    volume_of: list[int]  # (Q) volume of each question, ascending
+    records: list[Record] = field(default_factory=list)
+    labels: list = field(default_factory=list)  # (B) label map of each volume, or None
+
+    def to(self, device: torch.device | str) -> VolumeBatch:
+        """The same batch with its tensors on `device`."""
+        moved = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        segments = {
+            name: Segments(value.lengths, device)
+            for name, value in vars(self).items()
+            if isinstance(value, Segments)
+        }
+        return replace(self, **moved, **segments)
+
+    @property
+    def visual_lengths(self) -> list[int]:
+        """(B) visual tokens of each volume."""
+        return [int(self.visual[rows].sum()) for rows in self.prefixes]
+
+
+@dataclass(frozen=True)
+class BatchBuilder:
+    """Turns volumes and prompts into a `VolumeBatch`.
+
+    Args:
+        patch: voxels of a patch along depth, height and width.
+        channels: input channels of the patch embedding; a volume is repeated to fill them.
+        merge: patches merged in plane, per axis.
+        depth_stride: step of the depth positions, see `prefix_positions`.
+        visual_id: token id that stands for a visual token.
+        slab: voxels averaged along depth before cutting patches (stock 2-frame patches see thick
+            slices of the same volume).
+    """
+
+    patch: Grid
+    channels: int
+    merge: int
+    depth_stride: int
+    visual_id: int
+    slab: int = 1
+
+    def __call__(
+        self,
+        volumes: Sequence[Tensor | None],
+        prompts: Sequence[Sequence[Prompt]],
+        records: Sequence[Sequence[Record]] | None = None,
+        labels: Sequence | None = None,
+    ) -> VolumeBatch:
+        """(D, H, W) volumes in [0, 1] with their prompts; None asks without a volume.
+
+        The questions of one volume must share the text before it (system prompt).
+        """
+        grids = [self.grid(volume) for volume in volumes]
+        rows = [self._patches(volume) for volume in volumes if volume is not None]
+        voxels = self.channels * self.patch[0] * self.patch[1] * self.patch[2]
+        prefix, suffix, visual, positions, instruction, targets = [], [], [], [], [], []
+        suffix_positions, volume_of = [], []
+        for v, (grid, questions) in enumerate(zip(grids, prompts, strict=True)):
+            tokens = (grid[0], grid[1] // self.merge, grid[2] // self.merge)
+            n_visual = tokens[0] * tokens[1] * tokens[2]
+            head, after = questions[0].head, questions[0].after
+            assert all(p.head == head and p.after == after for p in questions), "mixed prefixes"
+            prefix.append(torch.tensor([*head, *[self.visual_id] * n_visual, *after]))
+            is_visual = torch.zeros(len(prefix[-1]), dtype=torch.bool)
+            is_visual[len(head) : len(head) + n_visual] = True
+            visual.append(is_visual)
+            where, resume = prefix_positions(len(head), tokens, len(after), self.depth_stride)
+            positions.append(where)
+            for prompt in questions:
+                ids = torch.tensor(prompt.suffix)
+                suffix.append(ids)
+                suffix_positions.append(text_positions(resume, len(ids)))
+                row = torch.arange(len(ids))
+                instruction.append(
+                    (row >= prompt.instruction[0]) & (row < prompt.instruction[1])
+                )
+                target = torch.full_like(ids, IGNORE)
+                target[prompt.answer_start - 1 : -1] = ids[prompt.answer_start :]
+                targets.append(target)
+                volume_of.append(v)
+        return VolumeBatch(
+            patches=torch.cat(rows) if rows else torch.zeros(0, voxels),
+            grids=grids,
+            prefix_ids=torch.cat(prefix),
+            prefix_positions=torch.cat(positions, 1),
+            visual=torch.cat(visual),
+            prefixes=Segments([len(p) for p in prefix]),
+            suffix_ids=torch.cat(suffix),
+            suffix_positions=torch.cat(suffix_positions, 1),
+            instruction=torch.cat(instruction),
+            targets=torch.cat(targets),
+            suffixes=Segments([len(s) for s in suffix]),
+            volume_of=volume_of,
+            records=[r for group in records for r in group] if records else [],
+            labels=list(labels) if labels else [],
+        )
+
+    def grid(self, volume: Tensor | None) -> Grid:
+        """Patch grid of a (D, H, W) volume."""
+        if volume is None:
+            return (0, 0, 0)
+        d, h, w = volume.shape
+        return patch_grid((d // self.slab, h, w), self.patch)
+
+    def _patches(self, volume: Tensor) -> Tensor:
+        if self.slab > 1:
+            volume = volume.unflatten(0, (-1, self.slab)).mean(1)
+        return patchify(volume.expand(self.channels, -1, -1, -1), self.patch, self.merge)
