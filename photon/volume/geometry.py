@@ -264,3 +264,13 @@ def prepare_labels(labels: Volume, preparation: Preparation) -> Volume:
     """A label map on the grid that `prepare_volume` gives a volume of the same shape and affine."""
     grid = prepared_grids(labels.array.shape, labels.affine, preparation)[-1]
     return replace(labels, array=sample_labels(labels.array, labels.affine, grid), affine=grid[1])
+
+
+def same_grid(first: Grid, second: Grid) -> bool:
+    """Whether two grids have one shape and their corners agree to a tenth of a voxel."""
+    if tuple(first[0]) != tuple(second[0]):
+        return False
+    corners = np.ones((8, 4))
+    corners[:, :3] = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(first[0][::-1]) - 1)
+    distance = np.linalg.norm((corners @ (first[1] - second[1]).T)[:, :3], axis=1)
+    return bool(distance.max() <= 0.1 * spacing_of(first[1]).min())

@@ -1,0 +1,68 @@
+"""Six ways to take the evidence out of a volume, for the robustness loss (Eq. 19).
+
+The paper names them only ("masking, shuffling, etc."); kinds and probabilities are those of the
+authors' released code. They act on patch rows, the flattened patches that the encoder embeds.
+Legend: R patches, C voxels of one patch (times input channels).
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from photon.errors import InputError
+
+PERTURBATIONS: dict[str, float] = {
+    "shuffle_patches": 0.16,
+    "shuffle_patches_and_voxels": 0.16,
+    "keep_patches": 0.16,
+    "keep_voxels": 0.16,
+    "noise": 0.16,
+    "zeros": 0.20,
+}
+_KEPT_PATCHES = 0.2
+_KEPT_VOXELS = 0.1
+
+
+def _permutation(n: int, generator: Generator, device: torch.device) -> Tensor:
+    return torch.randperm(n, generator=generator, device=generator.device).to(device)
+
+
+def perturb(rows: Tensor, kind: str, generator: Generator) -> Tensor:
+    """Perturbed copy of the patch rows of one volume (Eq. 19). Shape [R, C], dtype and device kept.
+
+    Args:
+        rows: [R, C] in [0, 1]. Give one volume at a time, or patches travel between patients.
+        kind: "shuffle_patches" permutes rows; "shuffle_patches_and_voxels" also permutes the
+            voxels inside, all patches alike; "keep_patches" zeroes all but 20 % of the rows;
+            "keep_voxels" zeroes all but 10 % of the columns; "noise" is uniform in [0, 1);
+            "zeros" is zero.
+        generator: the only source of randomness.
+
+    Raises:
+        InputError: unknown kind.
+    """
+    count, width = rows.shape
+    if kind == "shuffle_patches":
+        return rows[_permutation(count, generator, rows.device)]
+    if kind == "shuffle_patches_and_voxels":
+        shuffled = rows[_permutation(count, generator, rows.device)]
+        return shuffled[:, _permutation(width, generator, rows.device)]
+    if kind == "keep_patches":
+        kept = _permutation(count, generator, rows.device)[: max(1, round(_KEPT_PATCHES * count))]
+        return torch.zeros_like(rows).index_copy(0, kept, rows[kept])
+    if kind == "keep_voxels":
+        kept = _permutation(width, generator, rows.device)[: max(1, round(_KEPT_VOXELS * width))]
+        return torch.zeros_like(rows).index_copy(1, kept, rows[:, kept])
+    if kind == "noise":
+        noise = torch.rand(rows.shape, generator=generator, device=generator.device)
+        return noise.to(rows.device, rows.dtype)
+    if kind == "zeros":
+        return torch.zeros_like(rows)
+    raise InputError(
+        f"perturbation {kind!r} does not exist. Take one of {', '.join(PERTURBATIONS)}."
+    )
+
+
+def sample_perturbation(generator: Generator) -> str:
+    """A kind drawn with the probabilities of `PERTURBATIONS`."""
+    weights = torch.tensor(list(PERTURBATIONS.values()), device=generator.device)
+    return list(PERTURBATIONS)[int(torch.multinomial(weights, 1, generator=generator))]

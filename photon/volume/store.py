@@ -1,0 +1,304 @@
+"""Prepared volumes on disk: content-addressed, verified, safe between processes.
+
+Layout under the store's root:
+
+    <fingerprint[:12]>/<key>.npy    int16 [D, H, W] HU (volumes) or uint8/uint16 (label maps)
+    <fingerprint[:12]>/<key>.json   sidecar, written last: an entry without one does not exist
+    <fingerprint[:12]>/locks/       one empty file per entry, locked while it is being made
+    index/                          (path, size, mtime) -> SHA-256, so that scans are hashed once
+
+The key is a hash of the source's bytes and of the preparation with its code version. Files appear
+under their name only when complete (temporary name, fsync, rename), and each is checked against
+its CRC on the first read in a process; a damaged one is deleted and made again.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from isal import isal_zlib
+
+from photon.errors import InputError
+from photon.volume.geometry import Preparation, prepare_labels, prepare_volume, same_grid
+from photon.volume.reader import Volume, hash_source, read_labels, read_volume
+
+Source = str | Path
+_verified: set[Path] = set()  # entries whose checksum this process has seen to be right
+
+
+class VolumeStore:
+    """Prepared volumes of one `Preparation` under `root`. Cheap to make and to pickle."""
+
+    def __init__(self, root: Source, preparation: Preparation) -> None:
+        self.root = Path(root)
+        self.preparation = preparation
+        self.folder = self.root / preparation.store_fingerprint()[:12]
+
+    def prepare(self, source: Source, labels: Source | None = None) -> str:
+        """Prepare a scan (and its label map) unless that is done; returns the scan's key.
+
+        Raises:
+            InputError: the scan cannot be read or the disk is full; nothing half-done is left.
+        """
+        key = self._volume_key(source)
+        self._entry(key, lambda: self._make_volume(source))
+        if labels is not None:
+            self.load_labels(labels, like=source)
+        return key
+
+    def has(self, source: Source) -> bool:
+        """Whether the scan is prepared (its checksum is looked at when it is read)."""
+        return (self.folder / f"{self._volume_key(source)}.json").is_file()
+
+    def has_labels(self, labels: Source, like: Source) -> bool:
+        """Whether the label map of a scan is prepared."""
+        return (self.folder / f"{self._labels_key(labels, like)}.json").is_file()
+
+    def load_hu(self, source: Source) -> np.ndarray:
+        """Prepared scan, int16 HU [D, H, W], memory-mapped and read-only; prepares it if absent."""
+        return self._entry(self._volume_key(source), lambda: self._make_volume(source))
+
+    def load(self, source: Source) -> np.ndarray:
+        """Prepared scan as float32 [D, H, W] in [0, 1], mirrored if the preparation says so."""
+        preparation = self.preparation
+        hu = self.load_hu(source)
+        if preparation.intensity == "window":
+            low, high = preparation.hu
+        else:
+            low, high = int(hu.min()), int(hu.max())
+        return scaled(hu, low, high, preparation.flip_x)
+
+    def load_labels(self, labels: Source, like: Source) -> np.ndarray:
+        """Label map on the prepared grid of the scan `like`, [D, H, W], not mirrored.
+
+        Mirror it with `[..., ::-1]` where the preparation has `flip_x`, as `load` does.
+
+        Raises:
+            InputError: the label map lies on another grid than the scan.
+        """
+        return self._entry(
+            self._labels_key(labels, like), lambda: self._make_labels(labels, like)
+        )
+
+    def info(self, source: Source) -> dict[str, Any]:
+        """Sidecar of a prepared scan: source, affine (of the prepared grid, RAS+ mm), shape, ..."""
+        self.load_hu(source)
+        return _read_json(self.folder / f"{self._volume_key(source)}.json")
+
+    def _volume_key(self, source: Source) -> str:
+        return self._key("volume", self._sha256(source))
+
+    def _labels_key(self, labels: Source, like: Source) -> str:
+        return self._key("labels", self._sha256(labels), self._sha256(like))
+
+    def _key(self, *parts: str) -> str:
+        text = ":".join([*parts, self.preparation.store_fingerprint()])
+        return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+    def _make_volume(self, source: Source) -> tuple[np.ndarray, dict[str, Any]]:
+        preparation = self.preparation
+        volume = read_volume(source, preparation.nan, preparation.assume_orientation)
+        _check_whole_numbers(volume)
+        self._check_unchanged(source, volume)
+        prepared = prepare_volume(volume, preparation)
+        return prepared.array, _sidecar("volume", volume, prepared)
+
+    def _make_labels(self, labels: Source, like: Source) -> tuple[np.ndarray, dict[str, Any]]:
+        info = self.info(like)
+        ids = read_labels(labels, self.preparation.assume_orientation)
+        grid = (tuple(info["source_shape"]), np.array(info["source_affine"]))
+        if not same_grid((ids.array.shape, ids.affine), grid):
+            raise InputError(
+                f"{labels}: lies on another voxel grid than {like} (shape or affine differ). "
+                "Resample the label map to its scan with nearest neighbour."
+            )
+        self._check_unchanged(labels, ids)
+        prepared = prepare_labels(ids, self.preparation)
+        return prepared.array, _sidecar("labels", ids, prepared)
+
+    def _check_unchanged(self, source: Source, volume: Volume) -> None:
+        if volume.sha256 != self._sha256(source):
+            raise InputError(f"{source}: changed while it was being read. Run again when it rests.")
+
+    def _entry(self, key: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> np.ndarray:
+        """Memory-mapped entry; made first, under its lock, where absent or damaged."""
+        if (array := _open_entry(self.folder, key)) is not None:
+            return array
+        with _locked(self.folder / "locks" / key):
+            # Another process may have made it while this one waited.
+            if (array := _open_entry(self.folder, key)) is not None:
+                return array
+            for leftover in self.folder.glob(f".{key}.*.tmp"):  # of a writer that was killed
+                leftover.unlink(missing_ok=True)
+            array, sidecar = make()
+            sidecar |= {"key": key, "preparation": self.preparation.to_dict()}
+            _write_entry(self.folder, key, array, sidecar)
+        array = _open_entry(self.folder, key)
+        if array is None:
+            raise InputError(f"{self.folder}: does not give back what was written. Check the disk.")
+        return array
+
+    def _sha256(self, source: Source) -> str:
+        """SHA-256 of a scan, from the index where path, size and time of change are the same."""
+        path = Path(os.path.abspath(source))
+        state = _state(path)
+        name = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:40]
+        entry = self.root / "index" / f"{name}.json"
+        known = _read_json(entry)
+        if known.get("state") == state:
+            return known["sha256"]
+        sha256 = hash_source(source)
+        text = json.dumps({"path": str(path), "state": state, "sha256": sha256})
+        _write_atomically(entry, lambda stream: stream.write(text.encode()))
+        return sha256
+
+
+def scaled(hu: np.ndarray, low: int, high: int, flip_x: bool = False) -> np.ndarray:
+    """HU within low..high, [D, H, W], to float32 in [0, 1]; zeros where low == high."""
+    out = np.empty(hu.shape, dtype=np.float32)
+    if high <= low:
+        out.fill(0)
+        return out
+    factor = np.float32(1 / (high - low))
+    while factor * np.float32(high - low) > 1:
+        factor = np.nextafter(factor, np.float32(0))
+    plane = np.empty(hu.shape[1:], dtype=np.float32)
+    for stored, result in zip(hu, out, strict=True):  # slice by slice: it stays in the cache
+        target = plane if flip_x else result
+        np.copyto(target, stored)
+        target -= np.float32(low)
+        target *= factor
+        if flip_x:
+            result[...] = plane[:, ::-1]
+    return out
+
+
+def _sidecar(kind: str, read: Volume, prepared: Volume) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "source": os.path.abspath(read.source),
+        "source_sha256": read.sha256,
+        "source_shape": list(read.array.shape),
+        "source_affine": read.affine.tolist(),
+        "shape": list(prepared.array.shape),
+        "dtype": str(prepared.array.dtype),
+        "affine": prepared.affine.tolist(),
+    }
+
+
+def _check_whole_numbers(volume: Volume) -> None:
+    """The store keeps whole HU; a scan scaled to [0, 1] would silently lose everything."""
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if 0 < high - low < 16 and (low % 1 or high % 1 or np.any(volume.array % 1)):
+        raise InputError(
+            f"{volume.source}: its values span only {low:g} to {high:g}, with fractions, so they "
+            "are not HU. Prepare from the original scan, or multiply it to whole numbers."
+        )
+
+
+def _state(path: Path) -> str:
+    """Size and time of change of a file, or of all files of a folder."""
+    try:
+        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+        facts = [(p.name, (s := p.stat()).st_size, s.st_mtime_ns) for p in files]
+    except OSError as error:
+        raise InputError(
+            f"{path}: no such file or folder ({error.strerror}). Check the path and the data root."
+        ) from error
+    return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Contents of a small JSON file; empty where it is absent or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _open_entry(folder: Path, key: str) -> np.ndarray | None:
+    """The entry's array, or None where it is absent; a damaged entry is deleted."""
+    path, side = folder / f"{key}.npy", folder / f"{key}.json"
+    if not side.is_file():
+        return None
+    sidecar = _read_json(side)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        sound = list(array.shape) == sidecar.get("shape") and str(array.dtype) == sidecar["dtype"]
+        if sound and path not in _verified:
+            sound = isal_zlib.crc32(array.reshape(-1).view(np.uint8)) == sidecar["crc32"]
+    except (OSError, ValueError, KeyError, EOFError):
+        sound = False
+    if sound:
+        _verified.add(path)
+        return array
+    warnings.warn(f"{path}: damaged store entry, deleted and made again.", stacklevel=4)
+    _verified.discard(path)
+    side.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _write_entry(folder: Path, key: str, array: np.ndarray, sidecar: dict[str, Any]) -> None:
+    array = np.ascontiguousarray(array)
+    sidecar["crc32"] = isal_zlib.crc32(array.reshape(-1).view(np.uint8))
+    _write_atomically(folder / f"{key}.npy", lambda stream: np.save(stream, array))
+    text = json.dumps(sidecar, indent=1)
+    _write_atomically(folder / f"{key}.json", lambda stream: stream.write(text.encode()))
+
+
+def _write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
+    """Write under a temporary name, flush to disk, then give the file its name."""
+    temporary = path.parent / f".{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise InputError(
+                f"{path.parent}: cannot be written ({error.strerror or error}). "
+                "Free disk space, or choose another store."
+            ) from error
+        raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system releases when the process ends, however it ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: cannot be written ({error.strerror}). Choose another store."
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:  # network file systems without locks: work may be done twice
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            warnings.warn(f"{path.parent}: the file system has no locks.", stacklevel=3)
+        yield
+    finally:
+        os.close(handle)
