@@ -76,7 +76,8 @@ def _constant(
     known: list[dict[str, Any]],
     protocol: Protocol | None,
 ) -> ConstantAnswers:
-    names, known_names = subtask_names(rows), subtask_names(known)
+    joint = subtask_names([*rows, *known])  # together, so that both sides use the same names
+    names, known_names = joint[: len(rows)], joint[len(rows) :]
     everything = _Majorities(known)
     predictions: list[str] = [""] * len(rows)
     rules: dict[str, str] = {}

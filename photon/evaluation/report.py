@@ -91,10 +91,10 @@ def build_metrics(
     out = summarize(rows, protocol)
     own = _values(rows, protocol)
     out["overall"]["interval"] = _interval(own, resamples, seed)
-    names = dict(zip(_keys(rows), subtask_names(rows), strict=True))
+    names = subtask_names(rows)
     for name, group in out["subtasks"].items():
-        members = {key: v for key, v in own.items() if names[key] == name}
-        group["interval"] = _interval(members, resamples, seed)
+        members = [row for row, n in zip(rows, names, strict=True) if n == name]
+        group["interval"] = _interval(_values(members, protocol), resamples, seed)
     out["retention"] = retention_summary(rows)
     out["coverage"] = coverage_summary(rows)
     out["controls"] = {}
@@ -226,11 +226,16 @@ def file_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def write_report(run_dir: str | Path, metrics: Mapping[str, Any], title: str | None = None) -> str:
-    """Write metrics.json and table.md into a run directory, each atomically; return the table."""
+def write_report(
+    run_dir: str | Path, metrics: Mapping[str, Any], title: str | None = None, own: str = "photon"
+) -> str:
+    """Write metrics.json and table.md into a run directory, each atomically; return the table.
+
+    own: condition of the run's own rows, for the column title ("file" for a foreign file).
+    """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    table = format_table(metrics, title)
+    table = format_table(metrics, title, own)
     text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     for name, content in (("metrics.json", text), ("table.md", table)):
         temporary = run_dir / f".{name}.tmp"
