@@ -12,27 +12,28 @@ under their name only when complete (temporary name, fsync, rename), and each is
 its CRC on the first read in a process; a damaged one is deleted and made again.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
-import uuid
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from isal import isal_zlib
 
 from photon.errors import InputError
+from photon.volume.entries import (
+    Entry,
+    locked,
+    open_entry,
+    read_json,
+    write_atomically,
+    write_entry,
+)
 from photon.volume.geometry import Preparation, prepare_labels, prepare_volume, same_grid
 from photon.volume.reader import Volume, hash_source, read_labels, read_volume
 
 Source = str | Path
-_verified: set[Path] = set()  # entries whose checksum this process has seen to be right
 
 
 class VolumeStore:
@@ -65,17 +66,14 @@ class VolumeStore:
 
     def load_hu(self, source: Source) -> np.ndarray:
         """Prepared scan, int16 HU [D, H, W], memory-mapped and read-only; prepares it if absent."""
-        return self._entry(self._volume_key(source), lambda: self._make_volume(source))
+        return self._volume(source).array
 
     def load(self, source: Source) -> np.ndarray:
         """Prepared scan as float32 [D, H, W] in [0, 1], mirrored if the preparation says so."""
         preparation = self.preparation
-        hu = self.load_hu(source)
-        if preparation.intensity == "window":
-            low, high = preparation.hu
-        else:
-            low, high = int(hu.min()), int(hu.max())
-        return scaled(hu, low, high, preparation.flip_x)
+        entry = self._volume(source)
+        low, high = preparation.hu if preparation.intensity == "window" else entry.sidecar["range"]
+        return scaled(entry.array, low, high, preparation.flip_x)
 
     def load_labels(self, labels: Source, like: Source) -> np.ndarray:
         """Label map on the prepared grid of the scan `like`, [D, H, W], not mirrored.
@@ -87,12 +85,14 @@ class VolumeStore:
         """
         return self._entry(
             self._labels_key(labels, like), lambda: self._make_labels(labels, like)
-        )
+        ).array
 
     def info(self, source: Source) -> dict[str, Any]:
         """Sidecar of a prepared scan: source, affine (of the prepared grid, RAS+ mm), shape, ..."""
-        self.load_hu(source)
-        return _read_json(self.folder / f"{self._volume_key(source)}.json")
+        return self._volume(source).sidecar
+
+    def _volume(self, source: Source) -> Entry:
+        return self._entry(self._volume_key(source), lambda: self._make_volume(source))
 
     def _volume_key(self, source: Source) -> str:
         return self._key("volume", self._sha256(source))
@@ -129,23 +129,23 @@ class VolumeStore:
         if volume.sha256 != self._sha256(source):
             raise InputError(f"{source}: changed while it was being read. Run again when it rests.")
 
-    def _entry(self, key: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> np.ndarray:
-        """Memory-mapped entry; made first, under its lock, where absent or damaged."""
-        if (array := _open_entry(self.folder, key)) is not None:
-            return array
-        with _locked(self.folder / "locks" / key):
+    def _entry(self, key: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> Entry:
+        """The entry; made first, under its lock, where it is absent or damaged."""
+        if (entry := open_entry(self.folder, key)) is not None:
+            return entry
+        with locked(self.folder / "locks" / key):
             # Another process may have made it while this one waited.
-            if (array := _open_entry(self.folder, key)) is not None:
-                return array
+            if (entry := open_entry(self.folder, key)) is not None:
+                return entry
             for leftover in self.folder.glob(f".{key}.*.tmp"):  # of a writer that was killed
                 leftover.unlink(missing_ok=True)
             array, sidecar = make()
             sidecar |= {"key": key, "preparation": self.preparation.to_dict()}
-            _write_entry(self.folder, key, array, sidecar)
-        array = _open_entry(self.folder, key)
-        if array is None:
+            write_entry(self.folder, key, array, sidecar)
+        entry = open_entry(self.folder, key)
+        if entry is None:
             raise InputError(f"{self.folder}: does not give back what was written. Check the disk.")
-        return array
+        return entry
 
     def _sha256(self, source: Source) -> str:
         """SHA-256 of a scan, from the index where path, size and time of change are the same."""
@@ -153,12 +153,12 @@ class VolumeStore:
         state = _state(path)
         name = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:40]
         entry = self.root / "index" / f"{name}.json"
-        known = _read_json(entry)
+        known = read_json(entry)
         if known.get("state") == state:
             return known["sha256"]
         sha256 = hash_source(source)
         text = json.dumps({"path": str(path), "state": state, "sha256": sha256})
-        _write_atomically(entry, lambda stream: stream.write(text.encode()))
+        write_atomically(entry, lambda stream: stream.write(text.encode()))
         return sha256
 
 
@@ -191,6 +191,7 @@ def _sidecar(kind: str, read: Volume, prepared: Volume) -> dict[str, Any]:
         "source_affine": read.affine.tolist(),
         "shape": list(prepared.array.shape),
         "dtype": str(prepared.array.dtype),
+        "range": [int(prepared.array.min()), int(prepared.array.max())],
         "affine": prepared.affine.tolist(),
     }
 
@@ -215,90 +216,3 @@ def _state(path: Path) -> str:
             f"{path}: no such file or folder ({error.strerror}). Check the path and the data root."
         ) from error
     return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Contents of a small JSON file; empty where it is absent or damaged."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _open_entry(folder: Path, key: str) -> np.ndarray | None:
-    """The entry's array, or None where it is absent; a damaged entry is deleted."""
-    path, side = folder / f"{key}.npy", folder / f"{key}.json"
-    if not side.is_file():
-        return None
-    sidecar = _read_json(side)
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        sound = list(array.shape) == sidecar.get("shape") and str(array.dtype) == sidecar["dtype"]
-        if sound and path not in _verified:
-            sound = isal_zlib.crc32(array.reshape(-1).view(np.uint8)) == sidecar["crc32"]
-    except (OSError, ValueError, KeyError, EOFError):
-        sound = False
-    if sound:
-        _verified.add(path)
-        return array
-    warnings.warn(f"{path}: damaged store entry, deleted and made again.", stacklevel=4)
-    _verified.discard(path)
-    side.unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
-    return None
-
-
-def _write_entry(folder: Path, key: str, array: np.ndarray, sidecar: dict[str, Any]) -> None:
-    array = np.ascontiguousarray(array)
-    sidecar["crc32"] = isal_zlib.crc32(array.reshape(-1).view(np.uint8))
-    _write_atomically(folder / f"{key}.npy", lambda stream: np.save(stream, array))
-    text = json.dumps(sidecar, indent=1)
-    _write_atomically(folder / f"{key}.json", lambda stream: stream.write(text.encode()))
-
-
-def _write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
-    """Write under a temporary name, flush to disk, then give the file its name."""
-    temporary = path.parent / f".{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(
-                f"{path.parent}: cannot be written ({error.strerror or error}). "
-                "Free disk space, or choose another store."
-            ) from error
-        raise
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system releases when the process ends, however it ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-    except OSError as error:
-        raise InputError(
-            f"{path.parent}: cannot be written ({error.strerror}). Choose another store."
-        ) from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:  # network file systems without locks: work may be done twice
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            warnings.warn(f"{path.parent}: the file system has no locks.", stacklevel=3)
-        yield
-    finally:
-        os.close(handle)
