@@ -1,0 +1,1 @@
+"""The encoder, the packed decoder and the model that joins them."""

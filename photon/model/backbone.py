@@ -1,0 +1,135 @@
+"""Stock Qwen2.5-VL backbones: built from a configuration, or loaded with every key accounted for."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from photon.errors import InputError
+
+log = logging.getLogger(__name__)
+
+PATCH_KEY = "visual.patch_embed.proj.weight"
+_TOKEN_IDS = {
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+
+
+def backbone_config(text: Mapping, vision: Mapping, tokenizer) -> Qwen2_5_VLConfig:
+    """A stock configuration whose special token ids are those of `tokenizer`.
+
+    Raises InputError when the tokenizer lacks a vision token or the vocabulary is too small.
+    """
+    ids = {key: token_id(tokenizer, token) for key, token in _TOKEN_IDS.items()}
+    # The stock constructor edits its arguments in place.
+    text, vision = copy.deepcopy(dict(text)), copy.deepcopy(dict(vision))
+    text.setdefault("vocab_size", len(tokenizer))
+    if text["vocab_size"] < len(tokenizer):
+        raise InputError(
+            f"model.text.vocab_size={text['vocab_size']} is smaller than the tokenizer's "
+            f"{len(tokenizer)} tokens: leave it out or raise it"
+        )
+    text["eos_token_id"] = token_id(tokenizer, "<|im_end|>")
+    text["pad_token_id"] = token_id(tokenizer, "<|endoftext|>")
+    text["bos_token_id"] = None
+    return Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=bool(text.get("tie_word_embeddings", True)),
+        **ids,
+    )
+
+
+def token_id(tokenizer, token: str) -> int:
+    """Id of a special token; InputError when the tokenizer does not have it."""
+    index = tokenizer.convert_tokens_to_ids(token)
+    if index is None or index == tokenizer.unk_token_id:
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no {token} token: use the tokenizer of "
+            "a Qwen2.5-VL model"
+        )
+    return index
+
+
+def new_backbone(config: Qwen2_5_VLConfig, seed: int = 0) -> nn.Module:
+    """A backbone with the stock random initialisation, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen2_5_VLForConditionalGeneration(config).float()
+
+
+def load_backbone(
+    path: str | Path, vision: Mapping | None = None, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """Load a stock Qwen2.5-VL checkpoint (directory or hub name).
+
+    `vision` overrides fields of its vision configuration; where that changes the patch embedding's
+    shape (Phase 1: 14^3 patches of one channel), the embedding alone starts anew from the stock
+    initialisation, N(0, initializer_range). Every other missing, unused or misshapen key is an
+    InputError: the stock loader only warns, and leaves random weights behind.
+    """
+    config = read_config(path)
+    if vision:
+        for key, value in vision.items():
+            setattr(config.vision_config, key, value)
+    try:
+        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # safetensors, json and hub errors have no common base
+        raise InputError(
+            f"cannot load the weights in {path}: {error}. Copy the checkpoint again, or correct "
+            "model.pretrained"
+        ) from error
+    mismatched = [entry[0] for entry in info["mismatched_keys"]]
+    faults = {
+        "missing": [k for k in info["missing_keys"] if not _tied(k, config)],
+        "not used": list(info["unexpected_keys"]),
+        "of another shape": [k for k in mismatched if not k.endswith(PATCH_KEY)],
+    }
+    wrong = {what: keys for what, keys in faults.items() if keys}
+    if wrong:
+        text = "; ".join(f"{what}: {', '.join(sorted(keys)[:5])}" for what, keys in wrong.items())
+        raise InputError(
+            f"the checkpoint in {path} does not fit its configuration ({text}): the weights and "
+            "config.json must come from one Qwen2.5-VL model"
+        )
+    if mismatched:
+        log.info("%s: the patch embedding has a new shape and starts from random weights", path)
+    return model
+
+
+def _tied(key: str, config: Qwen2_5_VLConfig) -> bool:
+    return key == "lm_head.weight" and config.tie_word_embeddings
+
+
+def read_config(path: str | Path) -> Qwen2_5_VLConfig:
+    """The configuration of a checkpoint; InputError when absent or of another model."""
+    try:
+        config = Qwen2_5_VLConfig.from_pretrained(path)
+        raw = json.loads((Path(path) / "config.json").read_text()) if Path(path).is_dir() else {}
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"no readable config.json in {path}: give model.pretrained a directory or hub name of "
+            "a Qwen2.5-VL checkpoint"
+        ) from error
+    kind = raw.get("model_type", config.model_type)
+    if kind != Qwen2_5_VLConfig.model_type:
+        raise InputError(
+            f"{path} holds a {kind} model: model.pretrained must be a Qwen2.5-VL checkpoint"
+        )
+    return config

@@ -1,0 +1,182 @@
+"""The packed decoder (Eq. 2): all rows through l layers, then each question's surviving rows.
+
+Questions share their volume's prefix in the layers up to l; rows are dropped between two layers;
+nothing is padded.
+
+Shape suffixes: B volumes, Q questions, R prefix rows, S suffix rows, L rows that the questions see
+(R once a question, plus S), J (question, visual token) pairs, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from photon.model.attention import AttentionPlan
+from photon.model.cache import KeyValues
+from photon.model.layers import DecoderLayers, Scored
+from photon.packing import Segments
+from photon.pruning.base import PruneContext, Selection
+from photon.pruning.surrogate import DropTokens, SurrogateConfig
+from photon.questions.batch import VolumeBatch
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """State after the layers that run at full length (all of them with pruning off)."""
+
+    hidden: Tensor  # (R + S, D): prefix rows of all volumes, then suffix rows of all questions
+    positions: Tensor  # (3, R + S)
+    rows: Tensor  # (L,) rows that each question sees: its volume's prefix, then itself
+    seen: Segments  # Q segments of `rows`
+    is_visual: Tensor  # (L,) true at visual tokens
+    is_suffix: Tensor  # (L,) true at a question's own rows
+    context: PruneContext | None  # for the pruner, where a layer was scored
+
+    @cached_property
+    def suffix(self) -> Tensor:
+        """(S, D) suffix rows."""
+        return self.hidden[self.rows[self.is_suffix]]
+
+
+class PhotonDecoder(nn.Module):
+    """Runs the two parts of the decoder around the selection."""
+
+    def __init__(self, language_model: nn.Module, attention: str = "sdpa"):
+        super().__init__()
+        self.layers = DecoderLayers(language_model)
+        self.attention = attention
+
+    def trunk(
+        self,
+        batch: VolumeBatch,
+        visual_tokens: Tensor,
+        stop: int,
+        score_layer: int | None = None,
+        score_rope: bool = True,
+        cache: KeyValues | None = None,
+    ) -> Trunk:
+        """Layers before `stop` over the prefixes of all volumes and the suffixes of all questions.
+
+        visual_tokens (V, D) fill the visual rows of the prefixes. A prefix is causal in itself; a
+        suffix sees its volume's prefix and, causally, itself.
+        """
+        prefix = self.layers.embed(batch.prefix_ids)
+        where = batch.visual.nonzero().squeeze(1)
+        prefix = prefix.index_copy(0, where, visual_tokens.to(prefix.dtype))
+        hidden = torch.cat([prefix, self.layers.embed(batch.suffix_ids)])
+        positions = torch.cat([batch.prefix_positions, batch.suffix_positions], 1)
+        n_prefix = batch.prefixes.total
+        own = torch.arange(len(hidden), device=hidden.device)
+        prefix_rows = own[:n_prefix].split(batch.prefixes.lengths)
+        suffix_rows = own[n_prefix:].split(batch.suffixes.lengths)
+        seen = [
+            torch.cat([prefix_rows[v], rows])
+            for v, rows in zip(batch.volume_of, suffix_rows, strict=True)
+        ]
+        plan = AttentionPlan(
+            [*batch.prefixes.lengths, *batch.suffixes.lengths],
+            [*prefix_rows, *seen],
+            backend=self.attention,
+            device=hidden.device,
+        )
+        if cache is not None:
+            cache.extend_rows(seen)
+        hidden, scored = self.layers.run(
+            hidden, positions, plan, 0, stop, cache, score_layer, score_rope
+        )
+        rows = torch.cat(seen)
+        visual_row = torch.cat([batch.visual, torch.zeros_like(batch.instruction)])
+        return Trunk(
+            hidden,
+            positions,
+            rows,
+            Segments([len(r) for r in seen], hidden.device),
+            visual_row[rows],
+            rows >= n_prefix,
+            None if scored is None else prune_context(batch, scored, self.training),
+        )
+
+    def tail(
+        self,
+        trunk: Trunk,
+        selection: Selection,
+        start: int,
+        weight: Tensor | None = None,
+        surrogate: SurrogateConfig | None = None,
+        questions: Tensor | None = None,
+        cache: KeyValues | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Layers from `start` on over the rows that survive the selection.
+
+        weight (Q,): with it, the selection's probabilities receive the surrogate gradient (see
+        `DropTokens`). questions (Q,) boolean: run these only. Returns the hidden rows and the place
+        of every suffix row in them, (S,); meaningless for a question that does not run.
+        """
+        alive = torch.ones_like(trunk.is_visual)
+        alive[trunk.is_visual] = selection.keep
+        if questions is not None:
+            alive &= trunk.seen.expand(questions)
+        place = alive.long().cumsum(0) - 1
+        rows = trunk.rows[alive]
+        lengths = Segments(trunk.seen.sum(alive.long()), rows.device)
+        if weight is not None and selection.prob is not None:
+            hidden = DropTokens.apply(
+                trunk.hidden,
+                selection.prob,
+                rows,
+                trunk.rows[trunk.is_visual],
+                place[trunk.is_visual][selection.keep],
+                selection.keep,
+                weight,
+                selection.pairs,
+                surrogate,
+            )
+        else:
+            hidden = trunk.hidden[rows]
+        hidden = self._above(hidden, trunk.positions[:, rows], lengths, start, cache)
+        return hidden, place[trunk.is_suffix]
+
+    def tail_soft(self, trunk: Trunk, selection: Selection, start: int) -> tuple[Tensor, Tensor]:
+        """Layers from `start` on over all rows, visual ones scaled by q: the soft warm-up stage."""
+        where = trunk.is_visual.nonzero().squeeze(1)
+        scale = torch.ones(len(trunk.rows), dtype=trunk.hidden.dtype, device=where.device)
+        scale = scale.index_copy(0, where, selection.prob.to(scale.dtype))
+        hidden = trunk.hidden[trunk.rows] * scale[:, None]
+        hidden = self._above(hidden, trunk.positions[:, trunk.rows], trunk.seen, start, None)
+        return hidden, trunk.is_suffix.nonzero().squeeze(1)
+
+    def _above(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        lengths: Segments,
+        start: int,
+        cache: KeyValues | None,
+    ) -> Tensor:
+        plan = AttentionPlan(lengths.lengths, backend=self.attention, device=hidden.device)
+        if cache is not None:
+            own = torch.arange(lengths.total, device=hidden.device)
+            cache.extend_rows(list(own.split(lengths.lengths)))
+        return self.layers.run(hidden, positions, plan, start, None, cache)[0]
+
+
+def prune_context(batch: VolumeBatch, scored: Scored, training: bool) -> PruneContext:
+    """What the pruner may see: instruction and visual rows of the scored layer, never answers."""
+    text_rows = batch.instruction.nonzero().squeeze(1) + batch.prefixes.total
+    visual_rows = batch.visual.nonzero().squeeze(1)
+    lengths = batch.visual_lengths
+    device = text_rows.device
+    return PruneContext(
+        queries=scored.queries[text_rows],
+        keys=scored.keys[text_rows],
+        visual_keys=scored.keys[visual_rows],
+        text=Segments(batch.suffixes.sum(batch.instruction.long()), device),
+        visual=Segments(lengths, device),
+        pairs=Segments([lengths[v] for v in batch.volume_of], device),
+        volume_of=batch.volume_of,
+        training=training,
+    )

@@ -1,0 +1,169 @@
+"""The 3D vision encoder (Eq. 1): cubic patches, the stock ViT blocks, an in-plane merger.
+
+Shape suffixes: B volumes, P patches, V visual tokens (P / merge^2), N heads, H head size, C width.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from photon.model.attention import AttentionPlan
+
+Grid = tuple[int, int, int]  # patches along depth, height and width
+
+
+def patch_grid(shape: Grid, patch: Grid) -> Grid:
+    """Patches along each axis of a (D, H, W) volume; ValueError where an axis does not divide."""
+    if any(n % p for n, p in zip(shape, patch, strict=True)):
+        raise ValueError(
+            f"a volume of {shape} voxels does not divide into patches of {patch}: "
+            "set preparation.size to multiples of the patch"
+        )
+    return tuple(n // p for n, p in zip(shape, patch, strict=True))
+
+
+def patchify(volume: Tensor, patch: Grid, merge: int = 2) -> Tensor:
+    """Cut a (C, D, H, W) volume into patch rows (P, C * patch voxels) (Eq. 1).
+
+    Rows run over depth, then merge groups in plane, then the patches of a group; voxels of a row
+    over channel, depth, height, width: the layout of the stock Qwen2.5-VL video processor.
+    """
+    channels = volume.shape[0]
+    d, h, w = patch_grid(tuple(volume.shape[1:]), patch)
+    pd, ph, pw = patch
+    blocks = volume.reshape(channels, d, pd, h // merge, merge, ph, w // merge, merge, pw)
+    rows = blocks.permute(1, 3, 6, 4, 7, 0, 2, 5, 8)
+    return rows.reshape(d * h * w, channels * pd * ph * pw)
+
+
+@lru_cache(maxsize=64)
+def patch_coordinates(grid: Grid, merge: int) -> Tensor:
+    """(P, 2) height and width index of every patch row of one volume, in `patchify` order."""
+    d, h, w = grid
+    rows = torch.arange(h)[:, None].expand(h, w)
+    columns = torch.arange(w)[None, :].expand(h, w)
+    plane = torch.stack([rows, columns], -1)
+    plane = plane.reshape(h // merge, merge, w // merge, merge, 2).transpose(1, 2).reshape(-1, 2)
+    return plane.repeat(d, 1)
+
+
+@lru_cache(maxsize=64)
+def window_order(grid: Grid, merge: int, window: int) -> tuple[Tensor, list[int]]:
+    """Order of patch rows that brings each attention window together, and the windows' lengths.
+
+    `window` is a window's edge in merged tokens (window_size / patch / merge). Windows tile each
+    depth slab; those at the far edges are smaller. Source: Qwen2.5-VL, section 2.1.1.
+    """
+    d, h, w = grid[0], grid[1] // merge, grid[2] // merge
+    token = torch.arange(d * h * w).reshape(d, h, w)
+    tiles = [
+        token[z, y : y + window, x : x + window].flatten()
+        for z in range(d)
+        for y in range(0, h, window)
+        for x in range(0, w, window)
+    ]
+    unit = merge * merge
+    rows = torch.cat(tiles)[:, None] * unit + torch.arange(unit)
+    return rows.flatten(), [len(tile) * unit for tile in tiles]
+
+
+class VolumeEncoder(nn.Module):
+    """Runs a stock Qwen2.5-VL vision tower over packed patch rows of any number of volumes.
+
+    The tower's modules and weights are used as they are; the loop is ours because the stock one
+    calls attention once a window in Python and embeds patches with a Conv3d that is several times
+    slower than the same product as a linear map (docs/decisions.md). As in the stock tower, no
+    block mixes depth: full-attention blocks see one depth slab.
+    """
+
+    def __init__(self, visual: nn.Module, backend: str = "sdpa"):
+        super().__init__()
+        self.visual = visual
+        self.backend = backend
+        config = visual.config
+        self.merge: int = config.spatial_merge_size
+        self.window = config.window_size // config.patch_size // self.merge
+        self.heads: int = config.num_heads
+        self.full_blocks = frozenset(config.fullatt_block_indexes)
+        self._plans: dict[tuple, tuple] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.visual.patch_embed.proj.weight.dtype
+
+    def embed_patches(self, patches: Tensor) -> Tensor:
+        """(P, voxels) to (P, C): the 3D patch embedding, kernel = stride, no bias."""
+        return F.linear(patches, self.visual.patch_embed.proj.weight.flatten(1))
+
+    def forward(self, patches: Tensor, grids: list[Grid]) -> Tensor:
+        """Packed patch rows (P, voxels) of volumes with the given patch grids to tokens (V, D).
+
+        Tokens run over each volume's depth, height and width (in merged units).
+        """
+        order, restore, window_plan, slab_plan, angles = self._plan(tuple(grids), patches.device)
+        hidden = self.embed_patches(patches)[order]
+        rope = cos_sin(angles, self.visual.merger.ln_q.weight.dtype)
+        for i, block in enumerate(self.visual.blocks):
+            plan = slab_plan if i in self.full_blocks else window_plan
+            hidden = hidden + self._attention(block.attn, block.norm1(hidden), rope, plan)
+            hidden = hidden + block.mlp(block.norm2(hidden))
+        return self.visual.merger(hidden)[restore]
+
+    def _attention(self, module: nn.Module, x: Tensor, rope: tuple, plan: AttentionPlan) -> Tensor:
+        qkv = module.qkv(x).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.unbind(1)
+        q, k = rotate(q, rope), rotate(k, rope)
+        out = plan.attend(q, k, v, scale=q.shape[-1] ** -0.5)
+        return module.proj(out.flatten(1))
+
+    def _plan(self, grids: tuple[Grid, ...], device: torch.device) -> tuple:
+        """Row order, its inverse in tokens, the two attention plans and the 2D rotary angles."""
+        key = (grids, device)
+        if key not in self._plans:
+            if len(self._plans) > 32:
+                self._plans.clear()
+            self._plans[key] = self._make_plan(grids, device)
+        return self._plans[key]
+
+    def _make_plan(self, grids: tuple[Grid, ...], device: torch.device) -> tuple:
+        orders, windows, slabs, places = [], [], [], []
+        start = 0
+        for grid in grids:
+            order, lengths = window_order(grid, self.merge, self.window)
+            orders.append(order + start)
+            windows += lengths
+            slabs += [grid[1] * grid[2]] * grid[0]
+            places.append(patch_coordinates(grid, self.merge)[order])
+            start += grid[0] * grid[1] * grid[2]
+        order = torch.cat(orders)
+        restore = torch.argsort(order[:: self.merge**2])
+        places = torch.cat(places).to(device)
+        size = self.visual.config.hidden_size // self.heads
+        # Half of the head rotates with the height, half with the width (stock 2D RoPE).
+        frequency = 1.0 / 10000.0 ** (torch.arange(0, size // 2, 2, device=device) / (size // 2))
+        angles = (places[:, :, None].float() * frequency).flatten(1)
+        return (
+            order.to(device),
+            restore.to(device),
+            AttentionPlan(windows, causal=False, backend=self.backend, device=device),
+            AttentionPlan(slabs, causal=False, backend=self.backend, device=device),
+            torch.cat([angles, angles], -1),
+        )
+
+
+def cos_sin(angles: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of float32 angles, in float32 or, for a float64 model, in float64."""
+    dtype = torch.promote_types(dtype, torch.float32)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding of (R, N, H) rows by (R, H) cosines and sines (half-split layout)."""
+    cos, sin = rope
+    first, second = x.chunk(2, -1)
+    turned = torch.cat([-second, first], -1)
+    return (x * cos[:, None] + turned * sin[:, None]).to(x.dtype)

@@ -1,0 +1,94 @@
+"""The layer loop: a stock Qwen2.5-VL language model's modules over packed rows.
+
+Shape suffixes: R packed rows, N query heads, K key-value heads, H head size, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from photon.model.attention import AttentionPlan
+from photon.model.cache import KeyValues
+from photon.model.encoder import cos_sin, rotate
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Queries (R, N, H) and keys (R, K, H) of the selection layer, from which saliency is made."""
+
+    queries: Tensor
+    keys: Tensor
+
+
+class DecoderLayers(nn.Module):
+    """Runs decoder layers over packed rows; holds no weights but the language model's."""
+
+    def __init__(self, language_model: nn.Module):
+        super().__init__()
+        self.model = language_model
+        config = language_model.config
+        self.n_layers: int = config.num_hidden_layers
+        self.n_heads: int = config.num_attention_heads
+        self.n_kv_heads: int = config.num_key_value_heads
+        self.sections: list[int] = list(config.rope_parameters["mrope_section"])
+        if sum(self.sections) * 2 != config.hidden_size // self.n_heads:
+            raise ValueError(
+                f"text.rope_parameters.mrope_section={self.sections} must sum to half the head "
+                f"size ({config.hidden_size // self.n_heads // 2})"
+            )
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Token ids (R,) to embeddings (R, D)."""
+        return self.model.embed_tokens(token_ids)
+
+    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions (3, R) to the cosines and sines (R, H) of M-RoPE.
+
+        Frequencies are split between the three axes by `mrope_section` (Qwen2.5-VL, section 2.1.3).
+        """
+        frequency = self.model.rotary_emb.inv_freq.to(positions.device, torch.float32)
+        angles = positions[..., None].float() * frequency
+        parts = [part[i] for i, part in enumerate(angles.split(self.sections, -1))]
+        half = torch.cat(parts, -1)
+        return cos_sin(torch.cat([half, half], -1), self.model.norm.weight.dtype)
+
+    def run(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        plan: AttentionPlan,
+        start: int = 0,
+        stop: int | None = None,
+        cache: KeyValues | None = None,
+        score_layer: int | None = None,
+        score_rope: bool = True,
+    ) -> tuple[Tensor, Scored | None]:
+        """Layers start..stop-1 over rows (R, D) at positions (3, R).
+
+        With a `cache`, the plan's key rows index the cached rows followed by these rows. Returns
+        the hidden rows and, where `score_layer` is among the layers, its queries and keys with or
+        without their rotary embedding.
+        """
+        rope = self.rope(positions)
+        scored = None
+        for i in range(start, self.n_layers if stop is None else stop):
+            layer = self.model.layers[i]
+            x = layer.input_layernorm(hidden)
+            q, k, v = self._project(layer.self_attn, x)
+            q_turned, k_turned = rotate(q, rope), rotate(k, rope)
+            if i == score_layer:
+                scored = Scored(q_turned, k_turned) if score_rope else Scored(q, k)
+            keys, values = (k_turned, v) if cache is None else cache.append(i, k_turned, v)
+            out = plan.attend(q_turned, keys, values, scale=q.shape[-1] ** -0.5)
+            hidden = hidden + layer.self_attn.o_proj(out.flatten(1))
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return hidden, scored
+
+    def _project(self, attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q = attention.q_proj(x).unflatten(-1, (self.n_heads, -1))
+        k = attention.k_proj(x).unflatten(-1, (self.n_kv_heads, -1))
+        v = attention.v_proj(x).unflatten(-1, (self.n_kv_heads, -1))
+        return q, k, v

@@ -1,0 +1,176 @@
+"""The model: encoder, packed decoder and pruner around a stock Qwen2.5-VL backbone.
+
+Shape suffixes: Q questions, A supervised rows, V visual tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from photon.model.attention import check_backend
+from photon.model.cache import KeyValues
+from photon.model.decoder import PhotonDecoder, Trunk
+from photon.model.encoder import VolumeEncoder
+from photon.packing import Segments
+from photon.pruning.base import Keep, PruneContext, Pruner, Selection, selection_layer
+from photon.questions.batch import IGNORE, VolumeBatch
+
+Stage = Literal["off", "soft", "hard"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Logits (A, vocabulary) of the supervised rows only, their targets (A,), and whose they are."""
+
+    logits: Tensor
+    targets: Tensor
+    questions: Segments
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one pass yields; `flipped` are the answers under the inverted mask (Eq. 20)."""
+
+    answers: Answers
+    visual_tokens: Tensor  # (V, D) encoder output
+    context: PruneContext | None = None
+    selection: Selection | None = None
+    flipped: Answers | None = None
+
+
+class PhotonModel(nn.Module):
+    """Answers questions about volumes, keeping the visual tokens that each question needs.
+
+    Args:
+        backbone: a stock `Qwen2_5_VLForConditionalGeneration`; its modules and weights are used.
+        pruner: what to keep after layer l, or None for the unpruned model.
+        attention: sdpa, flash or varlen (see `AttentionPlan`).
+        kv: `full` lets a decoding step attend, in layers up to l, to all visual tokens, as in
+            training; `compact` only to the kept ones, as the released code does.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        pruner: Pruner | None = None,
+        attention: str = "sdpa",
+        kv: Literal["full", "compact"] = "full",
+    ):
+        super().__init__()
+        check_backend(attention)
+        if kv not in ("full", "compact"):
+            raise ValueError(f"model.kv={kv!r}: legal values are full, compact")
+        self.backbone = backbone
+        self.pruner = pruner
+        self.attention = attention
+        self.kv = kv
+        self.encoder = VolumeEncoder(backbone.model.visual, attention)
+        self.decoder = PhotonDecoder(backbone.model.language_model, attention)
+
+    @property
+    def n_layers(self) -> int:
+        return self.decoder.layers.n_layers
+
+    @property
+    def cut(self) -> int:
+        """l, the number of decoder layers that run at full length."""
+        return selection_layer(self.n_layers, self.pruner.layer)
+
+    def forward(
+        self,
+        batch: VolumeBatch,
+        stage: Stage = "hard",
+        weight: Tensor | None = None,
+        flip: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Output:
+        """Teacher-forced pass.
+
+        stage: `off` keeps all tokens, `soft` scales them by q after layer l, `hard` drops them.
+        weight (Q,): factor of each question's own loss in the total loss, for the surrogate (see
+        `DropTokens`); zero takes a question out of it. Default 1/Q.
+        flip (Q,) boolean: questions to answer under the inverted mask as well; that pass reruns
+        only the layers above l.
+        """
+        stage = "off" if self.pruner is None else stage
+        visual_tokens = self.encode(batch)
+        trunk = self.trunk(batch, visual_tokens, stage)
+        supervised = batch.targets != IGNORE
+        at = supervised.nonzero().squeeze(1)
+        targets = batch.targets[at]
+        questions = Segments(batch.suffixes.sum(supervised.long()), at.device)
+        if stage == "off":
+            answers = Answers(self.logits(trunk.suffix[at]), targets, questions)
+            return Output(answers, visual_tokens, trunk.context)
+        selection = self.select(trunk, generator=generator)
+        if stage == "soft":
+            hidden, place = self.decoder.tail_soft(trunk, selection, self.cut)
+        else:
+            if weight is None:
+                weight = torch.full((len(questions),), 1 / len(questions))
+            surrogate = getattr(self.pruner, "surrogate", None)
+            hidden, place = self.decoder.tail(
+                trunk, selection, self.cut, weight.to(at.device), surrogate
+            )
+        answers = Answers(self.logits(hidden[place[at]]), targets, questions)
+        flipped = None
+        if flip is not None and bool(flip.any()):
+            flip = flip.to(at.device)
+            hidden, place = self.decoder.tail(
+                trunk, selection.flip(), self.cut, questions=flip
+            )
+            use = questions.expand(flip)
+            flipped = Answers(
+                self.logits(hidden[place[at[use]]]),
+                targets[use],
+                Segments(questions.counts * flip, at.device),
+            )
+        return Output(answers, visual_tokens, trunk.context, selection, flipped)
+
+    def encode(self, batch: VolumeBatch) -> Tensor:
+        """Visual tokens (V, D) of all volumes of a batch."""
+        grids = [grid for grid in batch.grids if grid[0]]
+        if not grids:
+            width = self.backbone.config.text_config.hidden_size
+            return torch.zeros(0, width, device=batch.patches.device)
+        return self.encoder(batch.patches.to(self.encoder.dtype), grids)
+
+    def trunk(
+        self,
+        batch: VolumeBatch,
+        visual_tokens: Tensor,
+        stage: Stage,
+        cache: KeyValues | None = None,
+        pruner: Pruner | None = None,
+    ) -> Trunk:
+        """Layers up to l (all layers with stage `off`); layer l is scored where there is a pruner."""
+        pruner = self.pruner if pruner is None else pruner
+        cut = None if pruner is None else selection_layer(self.n_layers, pruner.layer)
+        return self.decoder.trunk(
+            batch,
+            visual_tokens,
+            stop=self.n_layers if stage == "off" else cut,
+            score_layer=None if cut is None else cut - 1,
+            score_rope=pruner is not None and pruner.score_rope,
+            cache=cache,
+        )
+
+    def select(
+        self,
+        trunk: Trunk,
+        keep: Keep = None,
+        pruner: Pruner | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Selection:
+        """The pruner's choice, outside autocast: scores meet a threshold in float32."""
+        pruner = self.pruner if pruner is None else pruner
+        with torch.autocast(trunk.hidden.device.type, enabled=False):
+            return pruner.select(trunk.context, keep, generator)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final norm and head over the given rows (n, D) only."""
+        return self.backbone.lm_head(self.decoder.layers.model.norm(hidden))

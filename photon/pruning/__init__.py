@@ -1,0 +1,1 @@
+"""Instruction-conditioned token scheduling, surrogate gradient propagation and the baselines."""

@@ -1,0 +1,103 @@
+"""What a pruner is given and what it returns; the model gathers states, positions and caches.
+
+Shape suffixes: Q questions, B volumes, T packed instruction rows, V packed visual rows of the
+volumes, J packed (question, visual token) pairs, N query heads, K key-value heads, H head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from photon.packing import Segments
+
+Keep = float | int | Tensor | None
+
+
+@dataclass(frozen=True)
+class PruneContext:
+    """Everything that a pruner may look at. The answer is not in it."""
+
+    queries: Tensor  # (T, N, H) of the instruction rows, at the selection layer
+    keys: Tensor  # (T, K, H) of the instruction rows
+    visual_keys: Tensor  # (V, K, H) of the volumes' visual rows
+    text: Segments  # Q segments of instruction rows
+    visual: Segments  # B segments of visual rows
+    pairs: Segments  # Q segments: the visual tokens of each question's volume
+    volume_of: list[int]  # (Q) volume of each question
+    training: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which visual tokens each question keeps, and the scores behind the choice."""
+
+    keep: Tensor  # (J,) boolean
+    pairs: Segments
+    scores: Tensor | None = None  # (J,) saliency in [0, 1], higher stays longer
+    prob: Tensor | None = None  # (J,) retention probability q, differentiable
+    theta: Tensor | None = None  # (Q,) threshold
+    counts: Tensor = field(init=False)  # (Q,) kept tokens
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", self.pairs.sum(self.keep.long()))
+
+    @property
+    def keep_idx(self) -> Tensor:
+        """(kept,) pairs that stay, ascending: order and positions of survivors do not change."""
+        return self.keep.nonzero().squeeze(1)
+
+    @property
+    def cu_keep(self) -> Tensor:
+        """(Q + 1,) cumulative kept counts."""
+        return torch.nn.functional.pad(self.counts.cumsum(0), (1, 0))
+
+    def flip(self) -> Selection:
+        """The inverted mask: dropped tokens stay and kept ones go (Eq. 20). Carries no gradient."""
+        return Selection(~self.keep, self.pairs)
+
+    @property
+    def hard_ratio(self) -> Tensor:
+        """(Q,) share of visual tokens that stay."""
+        return self.counts / self.pairs.counts
+
+    @property
+    def soft_ratio(self) -> Tensor:
+        """(Q,) mean retention probability r (Eq. 18), or the hard ratio of a scoreless pruner."""
+        return self.hard_ratio if self.prob is None else self.pairs.mean(self.prob)
+
+
+class Pruner(Protocol):
+    """Chooses visual tokens between two decoder layers.
+
+    `layer` is the share of decoder layers that run at full length; `score_rope` says whether the
+    queries and keys in the context carry their rotary embedding.
+    """
+
+    layer: float
+    score_rope: bool
+
+    def select(
+        self,
+        context: PruneContext,
+        keep: Keep = None,
+        generator: torch.Generator | None = None,
+    ) -> Selection:
+        """The tokens that stay; `keep` asks for a share, a count, or counts (Q,) instead.
+
+        `generator` feeds what is random (on the CPU); None takes torch's global one.
+        """
+        ...
+
+
+def selection_layer(n_layers: int, layer: float) -> int:
+    """l: how many decoder layers run at full length, max(1, round(n * layer)).
+
+    Raises ValueError unless 0 <= layer < 1.
+    """
+    if not 0 <= layer < 1:
+        raise ValueError(f"pruner.layer={layer}: legal values are shares of the layers in [0, 1)")
+    return min(max(1, round(n_layers * layer)), n_layers - 1)

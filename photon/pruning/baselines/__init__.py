@@ -1,0 +1,1 @@
+"""Pruners to compare with, on the same model and the same interface."""

@@ -1,0 +1,147 @@
+"""Instruction-conditioned token scheduling: saliency, threshold and retention in one pruner."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from photon.pruning.base import Keep, PruneContext, Selection
+from photon.pruning.retention import (
+    budget_counts,
+    budget_threshold,
+    hard_mask,
+    keep_top_token,
+    rank,
+    retention_probability,
+)
+from photon.pruning.saliency import (
+    instruction_saliency,
+    instruction_weights,
+    min_max,
+    uniform_weights,
+)
+from photon.pruning.surrogate import Direction, SurrogateConfig
+from photon.pruning.threshold import ThresholdPredictor, threshold_features
+
+
+class PhotonPruner(nn.Module):
+    """The paper's pruner with every switch of the profile table (DESIGN, section 5).
+
+    Args:
+        layer: share of decoder layers that run at full length (paper: 1/4).
+        tau: temperature of Eq. 8.
+        self_affinity: weight instruction tokens by Eq. 3-4; uniformly if false (Table 4).
+        score_gradient: let the gradient reach the queries and keys through rho; the released code
+            detaches them, so that only the threshold learns.
+        score_rope: score with the rotary embedding in queries and keys.
+        theta_scale: factor on sigmoid in Eq. 7 (released code: 0.9).
+        theta_noise: relative uniform noise on theta at inference (Table 8: 0.1).
+        readmit: probability with which a dropped token is kept while training, so that it
+            receives a gradient at all (not in paper: dropped tokens have eta = 0).
+        keep: a fixed budget (share or count) in place of the learned threshold, or None.
+        hidden: width of the threshold predictor (released code: an eighth of the model's).
+        direction, statistics, recentre, beta, eps_std, eps_sat, s_min, s_max, clip: see
+            `SurrogateConfig`.
+    """
+
+    def __init__(
+        self,
+        layer: float = 0.25,
+        tau: float = 0.2,
+        self_affinity: bool = True,
+        score_gradient: bool = True,
+        score_rope: bool = True,
+        theta_scale: float = 1.0,
+        theta_noise: float = 0.0,
+        readmit: float = 0.0,
+        keep: float | int | None = None,
+        hidden: int = 256,
+        direction: Direction = "taylor",
+        statistics: str = "kept",
+        recentre: bool = False,
+        beta: float = 0.8,
+        eps_std: float = 3e-3,
+        eps_sat: float = 5e-3,
+        s_min: float = 0.5,
+        s_max: float = 2.0,
+        clip: float = 1.5,
+    ):
+        self_options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        self.options = self_options
+        if tau <= 0:
+            raise ValueError(f"pruner.tau={tau}: must be positive")
+        for name, value in (("readmit", readmit), ("theta_noise", theta_noise)):
+            if not 0 <= value < 1:
+                raise ValueError(f"pruner.{name}={value}: legal values lie in [0, 1)")
+        self.layer = layer
+        self.tau = tau
+        self.self_affinity = self_affinity
+        self.score_gradient = score_gradient
+        self.score_rope = score_rope
+        self.theta_noise = theta_noise
+        self.readmit = readmit
+        self.keep = keep
+        self.surrogate = SurrogateConfig(
+            direction, statistics, recentre, beta, eps_std, eps_sat, s_min, s_max, clip
+        )
+        self.predictor = ThresholdPredictor(hidden, theta_scale)
+
+    def select(
+        self,
+        context: PruneContext,
+        keep: Keep = None,
+        generator: torch.Generator | None = None,
+    ) -> Selection:
+        """Scores, threshold and mask of every (question, visual token) pair (Eq. 3-9).
+
+        A question without instruction tokens has nothing to select by and keeps everything.
+        """
+        if not self.score_gradient:
+            context = replace(
+                context,
+                queries=context.queries.detach(),
+                keys=context.keys.detach(),
+                visual_keys=context.visual_keys.detach(),
+            )
+        pairs = context.pairs
+        u = self._saliency(context)
+        rho = min_max(u, pairs)
+        keep = self.keep if keep is None else keep
+        if keep is None:
+            theta = self.predictor(threshold_features(u, rho, pairs))
+            if not context.training and self.theta_noise:
+                theta = theta * self._noise(theta, generator)
+            prob = retention_probability(rho, theta, self.tau, pairs)
+            mask = keep_top_token(hard_mask(prob.detach()), rho.detach(), pairs)
+        else:
+            counts = budget_counts(keep, pairs)
+            theta = budget_threshold(rho.detach(), counts, pairs)
+            prob = retention_probability(rho, theta, self.tau, pairs)
+            mask = rank(rho.detach(), pairs) < pairs.expand(counts)
+        if context.training and self.readmit:
+            draw = torch.rand(len(mask), generator=generator).to(mask.device)
+            mask = mask | (draw < self.readmit)
+        mask = mask | pairs.expand(context.text.counts == 0)
+        return Selection(mask, pairs, scores=rho, prob=prob, theta=theta)
+
+    def _saliency(self, context: PruneContext) -> Tensor:
+        weights = (
+            instruction_weights(context.queries, context.keys, context.text)
+            if self.self_affinity
+            else uniform_weights(context.queries, context.text)
+        )
+        return instruction_saliency(
+            context.queries,
+            weights,
+            context.visual_keys,
+            context.text,
+            context.visual,
+            context.volume_of,
+        )
+
+    def _noise(self, theta: Tensor, generator: torch.Generator | None) -> Tensor:
+        draw = torch.rand(theta.shape, generator=generator).to(theta)
+        return 1 + self.theta_noise * (2 * draw - 1)

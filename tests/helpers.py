@@ -1,0 +1,98 @@
+"""Small random models and batches for tests: genuine Qwen2.5-VL shapes in miniature."""
+
+import torch
+
+from photon.model.photon import PhotonModel
+from photon.pruning.its import PhotonPruner
+from photon.questions.batch import BatchBuilder
+from photon.questions.prompts import Prompt
+
+VOCAB = 64
+PAD, VIDEO = 2, 3
+TEXT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": VOCAB,
+    "bos_token_id": None,
+    "eos_token_id": 7,
+    "pad_token_id": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 2, 1]},
+}
+VISION = {
+    "depth": 3,
+    "hidden_size": 24,
+    "num_heads": 2,
+    "intermediate_size": 32,
+    "out_hidden_size": 32,
+    "patch_size": 2,
+    "temporal_patch_size": 2,
+    "in_channels": 1,
+    "window_size": 8,
+    "fullatt_block_indexes": [1],
+}
+
+
+def backbone(seed=0, dtype=torch.float64, scale=4.0, **vision):
+    """A random stock backbone; weights are scaled up so that attention is far from uniform."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(seed)
+    config = Qwen2_5_VLConfig(
+        text_config=dict(TEXT, rope_parameters=dict(TEXT["rope_parameters"])),
+        vision_config=dict(VISION, **vision),
+        tie_word_embeddings=True,
+        video_token_id=VIDEO,
+        image_token_id=PAD,
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config).to(dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name and "ln_q" not in name:
+                parameter.mul_(scale)
+            if name.endswith("bias"):
+                parameter.normal_(std=0.1)
+    return model
+
+
+def photon_model(seed=0, dtype=torch.float64, pruner="photon", **options):
+    """A PhotonModel whose threshold predictor has been moved off its initial constant."""
+    if pruner == "photon":
+        torch.manual_seed(seed + 1)
+        pruner = PhotonPruner(hidden=8, **options)
+        torch.nn.init.normal_(pruner.predictor.mlp[2].weight, std=0.5)
+        pruner = pruner.to(dtype)
+    return PhotonModel(backbone(seed, dtype), pruner).train()
+
+
+def builder(patch=(2, 2, 2), channels=1, depth_stride=1):
+    return BatchBuilder(patch, channels, 2, depth_stride, VIDEO)
+
+
+def prompt(generator, n_head=3, n_question=4, n_answer=2):
+    """A random prompt; n_answer 0 gives one without an answer."""
+
+    def draw(n):
+        return torch.randint(8, VOCAB, (n,), generator=generator).tolist()
+
+    suffix = draw(n_question) + [5, 6] + (draw(n_answer) + [7] if n_answer else [])
+    return Prompt(list(range(10, 10 + n_head)), [4], suffix, (0, n_question), n_question + 2)
+
+
+def random_batch(seed=0, questions=((4, 3), (5,), (3, 6, 4)), shapes=None, dtype=torch.float64,
+                 n_answer=(2, 1, 3), **options):
+    """One volume a group; each number is a question's length."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = shapes or [(6, 8, 12), (4, 12, 8), (8, 8, 8)]
+    volumes = [
+        torch.rand(shape, generator=generator, dtype=dtype)
+        for shape in shapes[: len(questions)]
+    ]
+    prompts = [
+        [prompt(generator, n_question=n, n_answer=n_answer[i % len(n_answer)] if n_answer else 0)
+         for i, n in enumerate(group)]
+        for group in questions
+    ]
+    return builder(**options)(volumes, prompts), volumes, prompts
