@@ -1,0 +1,156 @@
+"""Questions with verified answers from any CT and its label map, phantom or real (not in paper).
+
+`measure` reads the voxels, `find_items` lists what they answer without doubt, and here a balanced
+sample of it is put into words, as multiple choice or free text.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from photon.questions import templates
+from photon.questions.items import Item, Reference, find_items
+from photon.questions.label_names import TOTALSEGMENTATOR
+from photon.questions.measure import Scene, measure
+from photon.questions.record import LETTERS, Record, choice_text
+
+FORMS = ("choice", "free")
+
+
+def generate_questions(
+    hu: np.ndarray,
+    labels: np.ndarray,
+    affine: np.ndarray,
+    names: Mapping[int, str] | None = None,
+    *,
+    volume: str,
+    **options,
+) -> list[Record]:
+    """Up to `per_volume` questions about one CT, the answers computed from its voxels.
+
+    hu [D,H,W] Hounsfield units, labels [D,H,W] integer ids on the same grid, affine (w,h,d,1) to
+    RAS+ mm, names {id: name} (default: TotalSegmentator's).  A name in `names` without a voxel counts
+    as absent from the volume, so pass only names that the label map's author looked for.  `volume`:
+    the path written into the records.  Further options: see `questions_from_scene`.
+    """
+    scene = measure(hu, labels, affine, TOTALSEGMENTATOR if names is None else names)
+    return questions_from_scene(scene, volume=volume, **options)
+
+
+def questions_from_scene(
+    scene: Scene,
+    *,
+    volume: str,
+    labels_path: str | None = None,
+    patient: str | None = None,
+    task: str = "masks",
+    split: str | None = None,
+    seed: int = 0,
+    per_volume: int = 24,
+    forms: Sequence[str] = FORMS,
+    subtasks: Sequence[str] = templates.SUBTASKS,
+    numeric: float = 0.5,
+    reference: Reference | None = None,
+    prevalence: Mapping[str, float] | None = None,
+    exclude: Collection[str] = (),
+) -> list[Record]:
+    """Choose and word the questions of a measured scene; the same arguments give the same records.
+
+    Questions are shared evenly between `subtasks`, within one between its kinds, within a kind
+    between the answers that this scene can give.  `numeric`: share of mL and HU questions in the
+    subtasks that have them.  `reference`: {organ: {"volume_ml": (low, high), "hu": (low, high)}},
+    without which no size or attenuation class is asked.  `prevalence`: {organ: share of volumes that
+    show it}, which evens out yes and no over a data set.  `exclude`: kinds ("side") or "KIND:ORGAN"
+    never asked.  Raises ValueError on an unknown form or subtask and on illegal numbers.
+    """
+    _check(forms, subtasks, per_volume, numeric)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(volume.encode())]))
+    items = [
+        item
+        for item in find_items(scene, reference or {}, prevalence or {}, rng)
+        if item.kind not in exclude and f"{item.kind}:{item.organ}" not in exclude
+    ]
+    items = [item for item in items if item.keep >= 1.0 or rng.random() < item.keep]
+    pools = {name: [i for i in items if _subtask(i) == name] for name in subtasks}
+    records: list[Record] = []
+    while len(records) < per_volume and any(pools.values()):
+        for name in rng.permutation([name for name in subtasks if pools[name]]):
+            if len(records) == per_volume:
+                break
+            item = _pick(pools[str(name)], numeric, rng)
+            pools[str(name)].remove(item)
+            records.append(_word(item, len(records), volume, forms, rng))
+    base = {"labels": labels_path, "patient": patient or volume, "task": task}
+    extra = {"split": split} if split else {}
+    return [_with(record, base, extra) for record in records]
+
+
+def _check(forms: Sequence[str], subtasks: Sequence[str], per_volume: int, numeric: float) -> None:
+    if not forms or set(forms) - set(FORMS):
+        raise ValueError(f"forms={list(forms)} must be a non-empty part of {list(FORMS)}")
+    if not subtasks or set(subtasks) - set(templates.SUBTASKS):
+        legal = list(templates.SUBTASKS)
+        raise ValueError(f"subtasks={list(subtasks)} must be a non-empty part of {legal}")
+    if per_volume < 1:
+        raise ValueError(f"per_volume={per_volume} must be at least 1")
+    if not 0.0 <= numeric <= 1.0:
+        raise ValueError(f"numeric={numeric} must lie in [0, 1]")
+
+
+def _subtask(item: Item) -> str:
+    return templates.SUBTASK_OF[item.kind]
+
+
+def _pick(pool: list[Item], numeric: float, rng: np.random.Generator) -> Item:
+    """One item: number or not, then a kind, then an answer, then an organ, each evenly."""
+    numbers = [item for item in pool if item.value is not None]
+    others = [item for item in pool if item.value is None]
+    use_numbers = rng.random() < numeric
+    pool = (numbers if use_numbers else others) or numbers or others
+    for key in ("kind", "answer_class"):
+        values = sorted({getattr(item, key) for item in pool})
+        value = values[int(rng.integers(len(values)))]
+        pool = [item for item in pool if getattr(item, key) == value]
+    return pool[int(rng.integers(len(pool)))]
+
+
+def _word(
+    item: Item, number: int, volume: str, forms: Sequence[str], rng: np.random.Generator
+) -> Record:
+    """Phrase an item, and shuffle the options when it becomes a choice question."""
+    text = templates.phrase(item.kind, int(rng.integers(1 << 16)), **item.words)
+    form = forms[int(rng.integers(len(forms)))]
+    choices, letter, answer = None, None, item.answer
+    if form == "choice":
+        order = rng.permutation(len(item.options))
+        choices = {LETTERS[i]: item.options[int(j)] for i, j in enumerate(order)}
+        letter = next(key for key, option in choices.items() if option == item.answer)
+        text, answer = choice_text(text, choices), letter
+    return Record(
+        id=f"{_stem(volume)}-{number:03d}-{item.kind}",
+        volume=volume,
+        question=text,
+        answer=answer,
+        subtask=_subtask(item),
+        question_type=form,
+        choices=choices,
+        answer_letter=letter,
+        evidence=item.evidence,
+        organ=item.organ,
+        value=item.value,
+        unit=item.unit,
+        extra={"kind": item.kind, **item.extra},
+    )
+
+
+def _stem(volume: str) -> str:
+    return Path(volume).name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _with(record: Record, base: dict, extra: dict) -> Record:
+    fields = {**record.__dict__, **base, "extra": {**record.extra, **extra}}
+    return Record(**fields)

@@ -1,0 +1,73 @@
+"""The wording of generated questions: a few phrasings per kind, so that little data teaches them.
+
+{x}: a structure as it reads after "the"; {n}: a plural; {w}: "lesion", "cyst", ...; {v}: is or are.
+"""
+
+from __future__ import annotations
+
+PHRASES: dict[str, tuple[str, ...]] = {
+    "organ_present": ("{V} the {x} visible in this scan?", "Does this scan show the {x}?"),
+    "lesion_present": ("Is there a {w} in the {x}?", "Does the {x} contain a {w}?"),
+    "finding_present": ("Is there a {x}?", "Does this scan show a {x}?"),
+    "size_class": ("What is the size of the {x}?", "How large {v} the {x}?"),
+    "volume": ("What is the volume of the {x} in mL?", "How many mL {v} the {x}?"),
+    "visible_volume": (
+        "What is the volume of the visible part of the {x} in mL?",
+        "How many mL of the {x} lie inside this scan?",
+    ),
+    "hu_class": ("What is the attenuation of the {x}?", "How dense {v} the {x}?"),
+    "mean_hu": ("What is the mean attenuation of the {x} in HU?", "What is the HU of the {x}?"),
+    "lesion_density": (
+        "Is the {w} in the {x} brighter or darker than the rest of it?",
+        "How does the {w} in the {x} compare with the rest of it?",
+    ),
+    "lesion_count": ("How many {w}s are in the {x}?", "What is the number of {w}s in the {x}?"),
+    "pair_count": ("How many {n} are visible?", "What is the number of visible {n}?"),
+    "family_count": ("How many {n} are visible?", "What is the number of visible {n}?"),
+    "lesion_side": ("Which {x} contains a {w}?", "On which side does a {x} contain a {w}?"),
+    "finding_side": ("On which side is the {x}?", "Which side has a {x}?"),
+    "lesion_level": (
+        "Is the {w} in the upper or the lower part of the {x}?",
+        "Which part of the {x} contains the {w}?",
+    ),
+    "pair_level": ("Which {x} lies higher?", "Which {x} is closer to the head?"),
+    "side": ("On which side of the body is the {x}?", "On which side {v} the {x}?"),
+    "relative_side": (
+        "Is the {x} to the patient's left or right of the {y}?",
+        "On which side of the {y} is the {x}?",
+    ),
+    "relative_level": (
+        "Is the {x} above or below the {y}?",
+        "Where is the {x}, above or below the {y}?",
+    ),
+    "pair_larger": ("Which {x} is larger?", "Is the left or the right {x} larger?"),
+    "pair_denser": ("Which {x} is denser?", "Is the left or the right {x} denser?"),
+    "larger": ("Which is larger, the {x} or the {y}?", "Which is bigger, the {x} or the {y}?"),
+    "denser": ("Which is denser, the {x} or the {y}?", "Which has more HU, the {x} or the {y}?"),
+}
+SUBTASK_OF: dict[str, str] = {
+    "organ_present": "existence", "lesion_present": "existence", "finding_present": "existence",
+    "size_class": "size", "volume": "size", "visible_volume": "size",
+    "hu_class": "attenuation", "mean_hu": "attenuation", "lesion_density": "attenuation",
+    "lesion_count": "counting", "pair_count": "counting", "family_count": "counting",
+    "lesion_side": "location", "finding_side": "location", "lesion_level": "location",
+    "pair_level": "location", "side": "location", "relative_side": "location",
+    "relative_level": "location",
+    "pair_larger": "comparison", "pair_denser": "comparison", "larger": "comparison",
+    "denser": "comparison",
+}  # fmt: skip
+SUBTASKS = ("existence", "size", "attenuation", "counting", "location", "comparison")
+REPORT_REQUESTS = ("Describe this scan.", "Write a report of this scan.", "What is in this scan?")
+YES_NO = ("yes", "no")
+SIDES = ("left", "right")
+SIDE_SETS = ("left", "right", "both", "neither")
+SIZE_CLASSES = ("small", "normal", "large")
+HU_CLASSES = ("low", "normal", "high")
+PLURAL_NAMES = ("costal cartilages",)
+
+
+def phrase(kind: str, index: int, **words: str) -> str:
+    """One phrasing of a kind, with verb agreement for plural names."""
+    options = PHRASES[kind]
+    verb = "are" if words.get("x") in PLURAL_NAMES else "is"
+    return options[index % len(options)].format(v=verb, V=verb.capitalize(), **words)
