@@ -20,6 +20,10 @@ from photon.errors import InputError
 _verified: set[Path] = set()  # entries whose checksum this process has seen to be right
 
 
+class StoreError(InputError):
+    """The store's folder cannot be used; every further volume would fail alike."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One entry of a store: a read-only memory-mapped array and what is known about it."""
@@ -90,7 +94,7 @@ def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise InputError(
+            raise StoreError(
                 f"{path.parent}: cannot be written ({error.strerror or error}). "
                 "Free disk space, or choose another store."
             ) from error
@@ -104,7 +108,7 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
     except OSError as error:
-        raise InputError(
+        raise StoreError(
             f"{path.parent}: cannot be written ({error.strerror}). Choose another store."
         ) from error
     try:

@@ -24,6 +24,7 @@ import numpy as np
 from photon.errors import InputError
 from photon.volume.entries import (
     Entry,
+    StoreError,
     locked,
     open_entry,
     read_json,
@@ -58,11 +59,23 @@ class VolumeStore:
 
     def has(self, source: Source) -> bool:
         """Whether the scan is prepared (its checksum is looked at when it is read)."""
-        return (self.folder / f"{self._volume_key(source)}.json").is_file()
+        return self._exists(self._volume_key(source))
 
     def has_labels(self, labels: Source, like: Source) -> bool:
         """Whether the label map of a scan is prepared."""
-        return (self.folder / f"{self._labels_key(labels, like)}.json").is_file()
+        return self._exists(self._labels_key(labels, like))
+
+    def is_known(self, source: Source, labels: Source | None = None) -> bool:
+        """`has` (and `has_labels`) for files seen before; False, without hashing, for new ones."""
+        try:
+            if any(self._indexed(path)[1] is None for path in (source, labels or source)):
+                return False
+        except InputError:
+            return False
+        return self.has(source) and (labels is None or self.has_labels(labels, source))
+
+    def _exists(self, key: str) -> bool:
+        return (self.folder / f"{key}.json").is_file()
 
     def load_hu(self, source: Source) -> np.ndarray:
         """Prepared scan, int16 HU [D, H, W], memory-mapped and read-only; prepares it if absent."""
@@ -144,22 +157,28 @@ class VolumeStore:
             write_entry(self.folder, key, array, sidecar)
         entry = open_entry(self.folder, key)
         if entry is None:
-            raise InputError(f"{self.folder}: does not give back what was written. Check the disk.")
+            raise StoreError(f"{self.folder}: does not give back what was written. Check the disk.")
         return entry
 
     def _sha256(self, source: Source) -> str:
         """SHA-256 of a scan, from the index where path, size and time of change are the same."""
-        path = Path(os.path.abspath(source))
-        state = _state(path)
-        name = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:40]
-        entry = self.root / "index" / f"{name}.json"
-        known = read_json(entry)
-        if known.get("state") == state:
-            return known["sha256"]
-        sha256 = hash_source(source)
-        text = json.dumps({"path": str(path), "state": state, "sha256": sha256})
-        write_atomically(entry, lambda stream: stream.write(text.encode()))
+        record, sha256 = self._indexed(source)
+        if sha256 is None:
+            sha256 = hash_source(source)
+            text = json.dumps(record | {"sha256": sha256})
+            write_atomically(self._index_file(source), lambda stream: stream.write(text.encode()))
         return sha256
+
+    def _indexed(self, source: Source) -> tuple[dict[str, str], str | None]:
+        """Path and state of a file as it is now, and its SHA-256 if the index holds that state."""
+        record = {"path": os.path.abspath(source), "state": _state(Path(source))}
+        known = read_json(self._index_file(source))
+        sha256 = known.pop("sha256", None)
+        return record, sha256 if known == record else None
+
+    def _index_file(self, source: Source) -> Path:
+        path = os.path.abspath(source).encode("utf-8", "surrogateescape")
+        return self.root / "index" / f"{hashlib.sha256(path).hexdigest()[:40]}.json"
 
 
 def scaled(hu: np.ndarray, low: int, high: int, flip_x: bool = False) -> np.ndarray:

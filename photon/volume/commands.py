@@ -1,0 +1,99 @@
+"""The commands `prepare` and `check`; what they do is in `preparing` and `checking`."""
+
+import argparse
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `prepare` and `check`."""
+    _add_prepare(subparsers)
+    _add_check(subparsers)
+
+
+def _add_prepare(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "prepare",
+        help="fill the store with prepared volumes",
+        description="Prepare volumes for training and inference. What is done is skipped; a scan "
+        "that cannot be read is reported, listed in STORE/bad_cases.jsonl and skipped.",
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="a .nii or .nii.gz file, a DICOM folder, a folder to search, or a .jsonl of questions",
+    )
+    parser.add_argument("--store", default="outputs/data/store", help="default: %(default)s")
+    parser.add_argument("--root", help="folder of the paths in .jsonl files (default: their own)")
+    parser.add_argument("--preset", default="paper", help="paper, official or tiny (default paper)")
+    parser.add_argument("--orientation", help="ITK letters, for instance RAI")
+    parser.add_argument("--spacing", type=float, nargs="+", metavar="MM", help="one, or D H W")
+    parser.add_argument("--crop", type=int, nargs="+", metavar="VOXELS", help="one, or D H W")
+    parser.add_argument("--size", type=int, nargs="+", metavar="VOXELS", help="one, or D H W")
+    parser.add_argument("--hu", type=int, nargs=2, metavar=("LOW", "HIGH"), help="HU range")
+    parser.add_argument("--no-antialias", dest="antialias", action="store_false", default=None)
+    parser.add_argument("--nan", choices=("reject", "air"), help="voxels that are not finite")
+    parser.add_argument(
+        "--assume-orientation", metavar="LETTERS", help="for NIfTI files without sform and qform"
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: by cores and memory)")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 if any case is bad")
+    parser.set_defaults(run=run_prepare)
+
+
+def _add_check(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "check",
+        help="verify a dataset; all errors are collected",
+        description="Verify question files and the volumes they name: lines, ids, answers, patient "
+        "overlap between the files, readable volumes, plausible HU, label maps on the scan's grid. "
+        "Exit code 1 if there is any error.",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help=".jsonl; one file is one split")
+    parser.add_argument("--root", help="folder of the paths in the files (default: their own)")
+    parser.add_argument("--report", metavar="JSON", help="write all findings here")
+    parser.add_argument("--modality", choices=("ct", "mr"), default="ct", help="mr: values not HU")
+    parser.add_argument(
+        "--same-split", action="store_true", help="the files are one split; patients may repeat"
+    )
+    parser.add_argument("--no-volumes", action="store_true", help="look at the text only")
+    parser.add_argument(
+        "--assume-orientation", metavar="LETTERS", help="for NIfTI files without sform and qform"
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: by cores and memory)")
+    parser.set_defaults(run=run_check)
+
+
+def run_prepare(args: argparse.Namespace) -> int:
+    """Exit code 0 unless all cases were bad, or any with --strict."""
+    from photon.volume import preparing
+    from photon.volume.preparation import Preparation
+
+    changes = {
+        key: value[0:1] * 3 if isinstance(value, list) and len(value) == 1 else value
+        for key in ("orientation", "spacing", "crop", "size", "hu", "antialias", "nan")
+        if (value := getattr(args, key)) is not None
+    }
+    if args.assume_orientation is not None:
+        changes["assume_orientation"] = args.assume_orientation
+    preparation = Preparation.preset(args.preset, **changes)
+    outcome = preparing.prepare_all(args.inputs, args.store, preparation, args.root, args.workers)
+    bad = len(outcome.bad)
+    return int(bad > 0 and (args.strict or bad == outcome.cases))
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Exit code 1 if there is any error."""
+    from photon.volume import checking
+
+    report = checking.check_dataset(
+        args.files,
+        root=args.root,
+        modality=args.modality,
+        splits=not args.same_split,
+        volumes=not args.no_volumes,
+        assume_orientation=args.assume_orientation,
+        workers=args.workers,
+    )
+    if args.report:
+        checking.write_report(report, args.report)
+    return checking.print_report(report)

@@ -1,0 +1,186 @@
+"""`python -m photon prepare`: fill a store from files, folders and question files."""
+
+import json
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from photon.errors import InputError
+from photon.volume.dicom import is_dicom, slice_files
+from photon.volume.entries import StoreError, write_atomically
+from photon.volume.geometry import Preparation
+from photon.volume.pool import WorkerDied, run_cases, worker_count
+from photon.volume.reader import find_sources
+from photon.volume.store import VolumeStore
+
+BAD_CASES = "bad_cases.jsonl"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan, perhaps with its label map."""
+
+    source: str
+    labels: str | None = None
+
+
+@dataclass
+class Outcome:
+    """What a run of `prepare_all` did."""
+
+    cases: int = 0
+    prepared: int = 0
+    skipped: int = 0
+    bad: list[tuple[Case, str]] = field(default_factory=list)
+
+
+def prepare_all(
+    inputs: list[str],
+    store_root: str | Path,
+    preparation: Preparation,
+    root: str | Path | None = None,
+    workers: int | None = None,
+) -> Outcome:
+    """Prepare all scans that the inputs name; returns the counts and the bad cases.
+
+    Raises:
+        InputError: an input does not exist or names no scan, or the disk has no room.
+    """
+    store = VolumeStore(store_root, preparation)
+    cases = collect_cases(inputs, root)
+    todo = [case for case in cases if not store.is_known(case.source, case.labels)]
+    outcome = Outcome(cases=len(cases), skipped=len(cases) - len(todo))
+    _check_room(store, todo)
+    bad_file = _BadCases(store, cases)
+    workers = worker_count(workers, len(todo))
+    console = Console(stderr=True)
+    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not todo) as progress:
+        bar = progress.add_task("", total=len(todo))
+
+        def done(case: Case, result: tuple[str | None, list[str]] | WorkerDied) -> None:
+            error, notes = result if isinstance(result, tuple) else (_died(case, result), [])
+            for note in notes:
+                console.print(f"warning: {note}", markup=False, soft_wrap=True, highlight=False)
+            if error is None:
+                outcome.prepared += 1
+            else:
+                outcome.bad.append((case, error))
+                bad_file.add(case, error)
+                console.print(f"skipped: {error}", markup=False, soft_wrap=True, highlight=False)
+            progress.advance(bar)
+
+        run_cases(partial(_prepare_case, store), todo, workers, done)
+    print(_summary(outcome, store), file=sys.stdout)
+    return outcome
+
+
+def collect_cases(inputs: list[str], root: str | Path | None = None) -> list[Case]:
+    """Scans named by files, DICOM folders, folders to search and .jsonl files, each once."""
+    cases: dict[tuple[str, str | None], Case] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            found = [Case(str(path))] if slice_files(path) else []
+            found = found or [Case(str(source)) for source in find_sources(path)]
+            if not found:
+                raise InputError(f"{path}: holds no NIfTI file or DICOM series. Check the path.")
+        elif path.suffix.lower() in (".jsonl", ".json"):
+            found = _cases_of_records(path, root)
+        elif path.is_file() and is_dicom(path):
+            raise InputError(f"{path}: is one DICOM slice. Give the folder that holds the series.")
+        else:  # a missing file is a bad case like others, unless it is all there is
+            found = [Case(str(path))]
+        cases.update({(case.source, case.labels): case for case in found})
+    with_labels = {source for source, labels in cases if labels is not None}
+    return [case for case in cases.values() if case.labels or case.source not in with_labels]
+
+
+def _cases_of_records(path: Path, root: str | Path | None) -> list[Case]:
+    from photon.questions.record import read_records
+
+    records, problems = read_records(path)
+    for problem in problems:
+        warnings.warn(f"{problem} (line skipped)", stacklevel=2)
+    folder = Path(root) if root is not None else path.parent
+    found = [
+        Case(str(folder / record.volume), str(folder / record.labels) if record.labels else None)
+        for record in records
+        if record.volume
+    ]
+    if not found:
+        raise InputError(f"{path}: names no volume. Each line needs a 'videos' key with a path.")
+    return found
+
+
+def _prepare_case(store: VolumeStore, case: Case) -> tuple[str | None, list[str]]:
+    """(what is wrong or None, warnings); only a store that cannot be written raises."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            store.prepare(case.source, case.labels)
+            error = None
+        except StoreError:
+            raise
+        except InputError as problem:
+            error = str(problem)
+        except Exception as problem:  # one odd file must not end a long run
+            error = f"{case.source}: unexpected {type(problem).__name__}: {problem}."
+    return error, [str(item.message) for item in caught]
+
+
+def _died(case: Case, result: WorkerDied) -> str:
+    return f"{case.source}: {result}"
+
+
+def _check_room(store: VolumeStore, todo: list[Case]) -> None:
+    """Say how much disk the run needs; refuse when it is not there."""
+    depth, height, width = store.preparation.size
+    voxels = depth * height * width
+    need = sum(voxels * (2 if case.labels is None else 3) for case in todo)
+    store.root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(store.root).free
+    print(
+        f"{len(todo)} cases to prepare to {depth}x{height}x{width} in {store.root}: "
+        f"{need / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free",
+        file=sys.stderr,
+    )
+    if need > free:
+        raise InputError(
+            f"{store.root}: {need / 2**30:.2f} GiB are needed and {free / 2**30:.2f} GiB are free. "
+            "Free space, choose another --store, or prepare fewer volumes at a time."
+        )
+
+
+class _BadCases:
+    """STORE/bad_cases.jsonl: earlier runs' cases stay until a run tries them again."""
+
+    def __init__(self, store: VolumeStore, cases: list[Case]) -> None:
+        self.path = store.root / BAD_CASES
+        self.fingerprint = store.folder.name
+        tried = {case.source for case in cases}
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["source"] not in tried]
+        if kept != lines:
+            text = "".join(line + "\n" for line in kept)
+            write_atomically(self.path, lambda stream: stream.write(text.encode()))
+            if not kept:
+                self.path.unlink()
+
+    def add(self, case: Case, error: str) -> None:
+        row = {"source": case.source, "labels": case.labels, "error": error}
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row | {"preparation": self.fingerprint}) + "\n")
+
+
+def _summary(outcome: Outcome, store: VolumeStore) -> str:
+    text = f"{outcome.prepared} prepared, {outcome.skipped} already there, {len(outcome.bad)} bad"
+    if outcome.bad:
+        text += f" (see {store.root / BAD_CASES})"
+    return f"{text}; store {store.folder}"
