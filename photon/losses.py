@@ -56,37 +56,33 @@ def flip_loss(logits: Tensor, targets: Tensor, questions: Segments) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """Weights, probabilities and the band (A.2.1; where the paper is silent, the released code).
+class Band:
+    """Soft retention band (Eq. 18). Bounds: A.2.1. `on`: see `retention_ratio`."""
 
-    routing: `paper` adds the flip term to whatever else a question is trained on (Eq. 21);
-    `exclusive` trains a flipped question on the flip term alone, as the released code does.
-    robust_probability is drawn a volume (a perturbed volume serves all of its questions),
-    flip_probability a question.
-    """
-
-    band_low: float = 0.3
-    band_high: float = 0.8
-    band_weight: float = 1.0
-    band_on: Literal["soft", "hard"] = "hard"
-    robust_probability: float = 0.15
-    robust_weight: float = 1.0
-    flip_probability: float = 0.05
-    flip_weight: float = 1.0
-    routing: Literal["paper", "exclusive"] = "paper"
+    low: float = 0.3
+    high: float = 0.8
+    weight: float = 1.0
+    on: Literal["soft", "hard"] = "hard"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.band_low <= self.band_high <= 1:
+        if not 0 <= self.low <= self.high <= 1:
             raise ValueError(
-                f"task.loss.band_low={self.band_low}, band_high={self.band_high}: legal values are "
-                "0 <= band_low <= band_high <= 1"
+                f"band.low={self.low}, band.high={self.high}: legal values are 0 <= low <= high <= 1"
             )
-        for key in ("robust_probability", "flip_probability"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"task.loss.{key}={getattr(self, key)}: legal values lie in [0, 1]")
-        for key, legal in {"band_on": ("soft", "hard"), "routing": ("paper", "exclusive")}.items():
-            if getattr(self, key) not in legal:
-                raise ValueError(f"task.loss.{key}={getattr(self, key)!r}: legal values: {legal}")
+        if self.on not in ("soft", "hard"):
+            raise ValueError(f"band.on={self.on!r}: legal values are soft, hard")
+
+
+@dataclass(frozen=True)
+class Occasional:
+    """A loss that is drawn with a probability. Not in the paper: values of the released code."""
+
+    probability: float
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability={self.probability}: legal values lie in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -101,16 +97,20 @@ class Routing:
     def draw(
         volume_of: Tensor,
         n_volumes: int,
-        config: LossConfig,
-        flip: bool,
+        robust: float,
+        flip: float,
+        routing: Literal["paper", "exclusive"],
         generator: torch.Generator | None = None,
     ) -> Routing:
-        """Draw perturbed volumes and flipped questions; `flip` false before flipping begins."""
-        perturbed = torch.rand(n_volumes, generator=generator) < config.robust_probability
-        robust = perturbed[volume_of]
-        draw = torch.rand(len(volume_of), generator=generator) < config.flip_probability
-        flipped = draw & ~robust if flip else torch.zeros_like(robust)
-        answer = ~robust
-        if config.routing == "exclusive":
-            answer = answer & ~flipped
-        return Routing(answer, robust, flipped)
+        """Draw perturbed volumes and flipped questions with probabilities `robust` and `flip`.
+
+        A perturbed volume serves all of its questions. routing: `paper` adds the flip term to the
+        answer's loss (Eq. 21); `exclusive` trains a flipped question on the flip term alone, as the
+        released code does.
+        """
+        perturbed = torch.rand(n_volumes, generator=generator) < robust
+        is_robust = perturbed[volume_of]
+        draw = torch.rand(len(volume_of), generator=generator) < flip
+        flipped = draw & ~is_robust
+        answer = ~is_robust & ~flipped if routing == "exclusive" else ~is_robust
+        return Routing(answer, is_robust, flipped)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from photon.model.attention import check_backend
 from photon.model.cache import KeyValues
@@ -17,7 +18,8 @@ from photon.model.decoder import PhotonDecoder, Trunk
 from photon.model.encoder import VolumeEncoder
 from photon.packing import Segments
 from photon.pruning.base import Keep, PruneContext, Pruner, Selection, selection_layer
-from photon.questions.batch import IGNORE, VolumeBatch
+from photon.questions.batch import IGNORE, BatchBuilder, VolumeBatch
+from photon.volume.preparation import Preparation
 
 Stage = Literal["off", "soft", "hard"]
 
@@ -51,6 +53,8 @@ class PhotonModel(nn.Module):
         attention: sdpa, flash or varlen (see `AttentionPlan`).
         kv: `full` lets a decoding step attend, in layers up to l, to all visual tokens, as in
             training; `compact` only to the kept ones, as the released code does.
+        tokenizer, preparation, depth_stride, slab: what turns a volume and a question into a batch
+            for this model (see `Preparation` and `BatchBuilder`).
     """
 
     def __init__(
@@ -59,6 +63,10 @@ class PhotonModel(nn.Module):
         pruner: Pruner | None = None,
         attention: str = "sdpa",
         kv: Literal["full", "compact"] = "full",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        preparation: Preparation | None = None,
+        depth_stride: int = 1,
+        slab: int = 1,
     ):
         super().__init__()
         check_backend(attention)
@@ -68,6 +76,10 @@ class PhotonModel(nn.Module):
         self.pruner = pruner
         self.attention = attention
         self.kv = kv
+        self.tokenizer = tokenizer
+        self.preparation = preparation
+        self.depth_stride = depth_stride
+        self.slab = slab
         self.encoder = VolumeEncoder(backbone.model.visual, attention)
         self.decoder = PhotonDecoder(backbone.model.language_model, attention)
 
@@ -79,6 +91,19 @@ class PhotonModel(nn.Module):
     def cut(self) -> int:
         """l, the number of decoder layers that run at full length."""
         return selection_layer(self.n_layers, self.pruner.layer)
+
+    @property
+    def builder(self) -> BatchBuilder:
+        """Turns volumes and prompts into this model's batches."""
+        vision = self.backbone.config.vision_config
+        return BatchBuilder(
+            patch=(vision.temporal_patch_size, vision.patch_size, vision.patch_size),
+            channels=vision.in_channels,
+            merge=vision.spatial_merge_size,
+            depth_stride=self.depth_stride,
+            visual_id=self.backbone.config.video_token_id,
+            slab=self.slab,
+        )
 
     def forward(
         self,

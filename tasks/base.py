@@ -1,0 +1,105 @@
+"""What both phases share: the model, the optimiser with its schedule, and what a step reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from photon.losses import answer_loss
+from photon.model.photon import Output, PhotonModel
+from photon.questions.batch import VolumeBatch
+from tasks.callbacks import total_steps
+
+Optimizer = Callable[[Iterable], torch.optim.Optimizer]
+
+
+def warmup_cosine(step: int, total: int, warmup: float) -> float:
+    """Factor on the learning rate: linear over the first `warmup` of the steps, then a cosine."""
+    rising = max(1, round(total * warmup))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def parameter_groups(parts: Iterable[tuple[nn.Module, float | None]], decay: float) -> list[dict]:
+    """Optimiser groups of the trainable parameters of (module, learning rate or None) parts.
+
+    Vectors (norms, biases) do not decay. A parameter belongs to the first part that holds it.
+    """
+    groups: dict[tuple[float | None, float], list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for module, lr in parts:
+        for parameter in module.parameters():
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                key = (lr, decay if parameter.dim() > 1 else 0.0)
+                groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": params, "weight_decay": wd, **({} if lr is None else {"lr": lr})}
+        for (lr, wd), params in groups.items()
+    ]
+
+
+class PhotonTask(LightningModule):
+    """A phase of training: one model, one optimiser, warm-up and cosine.
+
+    Args:
+        model: the model to train.
+        optimizer: partial of a torch optimiser; its weight decay goes to matrices only.
+        warmup: share of the steps over which the learning rate rises.
+        vision_lr: learning rate of the vision tower; None takes the optimiser's.
+    """
+
+    def __init__(
+        self,
+        model: PhotonModel,
+        optimizer: Optimizer,
+        warmup: float = 0.05,
+        vision_lr: float | None = None,
+    ):
+        super().__init__()
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup={warmup}: legal values are shares of the steps in [0, 1)")
+        self.model = model
+        self.make_optimizer = optimizer
+        self.warmup = warmup
+        self.vision_lr = vision_lr
+        self.stage, self.flip = "off", False
+        self.retention_rows: list[dict] = []
+        self.step_counts: dict[str, int] = {}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        decay = getattr(self.make_optimizer, "keywords", {}).get("weight_decay", 0.0)
+        parts = [(self.model.backbone.model.visual, self.vision_lr), (self, None)]
+        optimizer = self.make_optimizer(parameter_groups(parts, decay))
+        total = total_steps(self.trainer)
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, total, self.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(
+        self, batch: VolumeBatch, device: torch.device, dataloader_idx: int
+    ) -> VolumeBatch:
+        return batch.to(device)
+
+    def answer_term(self, output: Output, use: Tensor | None = None) -> Tensor:
+        """Cross-entropy averaged over the batch's questions; those outside `use` count as zero."""
+        answers = output.answers
+        loss = answer_loss(answers.logits, answers.targets, answers.questions)
+        return loss.mean() if use is None else (loss * use).sum() / len(loss)
+
+    def count(self, batch: VolumeBatch, output: Output) -> None:
+        """What the throughput callback reads."""
+        lengths = batch.visual_lengths
+        visual = sum(lengths[v] for v in batch.volume_of)
+        kept = visual if output.selection is None else int(output.selection.counts.sum())
+        self.step_counts = {
+            "questions": len(batch.suffixes),
+            "visual_tokens": visual,
+            "kept_tokens": kept,
+        }

@@ -1,0 +1,159 @@
+"""Phase 2: everything learns, on questions, while pruning is scheduled (A.1.1, A.2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from photon.losses import (
+    Band,
+    Occasional,
+    Routing,
+    band_loss,
+    flip_loss,
+    retention_ratio,
+    robust_loss,
+)
+from photon.model.photon import Output, PhotonModel
+from photon.pruning.base import Selection
+from photon.questions.batch import VolumeBatch
+from photon.volume.perturb import perturb, sample_perturbation
+from tasks.base import Optimizer, PhotonTask
+
+
+class Finetune(PhotonTask):
+    """L = (L_CE or L_band or L_robust) + L_flip (Eq. 21), with the stages of `PruningSchedule`.
+
+    Args:
+        model, optimizer, warmup, vision_lr: see `PhotonTask`.
+        band: low, high, weight, on (Eq. 18); only unperturbed questions, once tokens are weighted.
+        robust: probability (a volume) and weight (Eq. 19); a perturbed volume's questions have no
+            other loss, and give the pruner no gradient.
+        flip: probability (a question) and weight (Eq. 20), from the schedule's flip step on.
+        routing: `paper` adds the flip term to a question's other loss; `exclusive` replaces it, as
+            the released code does.
+    """
+
+    def __init__(
+        self,
+        model: PhotonModel,
+        optimizer: Optimizer,
+        warmup: float = 0.05,
+        vision_lr: float | None = None,
+        band: Band | Mapping = Band(),  # noqa: B008  (frozen)
+        robust: Occasional | Mapping = Occasional(0.15),  # noqa: B008
+        flip: Occasional | Mapping = Occasional(0.05),  # noqa: B008
+        routing: Literal["paper", "exclusive"] = "paper",
+    ):
+        super().__init__(model, optimizer, warmup, vision_lr)
+        if routing not in ("paper", "exclusive"):
+            raise ValueError(f"task.finetune.routing={routing!r}: legal values: paper, exclusive")
+        self.model.requires_grad_(True)
+        self.band = band if isinstance(band, Band) else Band(**band)
+        self.robust = robust if isinstance(robust, Occasional) else Occasional(**robust)
+        self.flip_loss = flip if isinstance(flip, Occasional) else Occasional(**flip)
+        self.routing = routing
+
+    def training_step(self, batch: VolumeBatch, batch_index: int) -> Tensor:
+        n = len(batch.suffixes)
+        flipping = self.flip and self.stage == "hard" and self.model.pruner is not None
+        routing = Routing.draw(
+            torch.tensor(batch.volume_of),
+            len(batch.grids),
+            self.robust.probability,
+            self.flip_loss.probability if flipping else 0.0,
+            self.routing,
+        )
+        batch = perturb_volumes(batch, routing.robust)
+        weight = routing.answer / (n * self.trainer.accumulate_grad_batches)
+        output = self.model(batch, self.stage, weight, routing.flip if flipping else None)
+        terms = self.terms(output, routing)
+        loss = sum(terms.values()) + 0.0 * self._touch()
+        self.count(batch, output)
+        self.retention_rows = retention_rows(batch, output.selection, self.band)
+        self.log("loss", loss, prog_bar=True)
+        self.log_dict({f"loss/{name}": value.detach() for name, value in terms.items()})
+        self._log_retention(output.selection)
+        return loss
+
+    def terms(self, output: Output, routing: Routing) -> dict[str, Tensor]:
+        """The weighted loss terms of a batch, each averaged over all of its questions."""
+        device = output.answers.logits.device
+        answer, robust = routing.answer.to(device), routing.robust.to(device)
+        n = len(answer)
+        terms = {"answer": self.answer_term(output, answer)}
+        if output.selection is not None and output.selection.prob is not None:
+            outside = band_loss(
+                retention_ratio(output.selection, self.band.on), self.band.low, self.band.high
+            )
+            terms["band"] = self.band.weight * (outside * answer).sum() / n
+        if bool(robust.any()):
+            entropy = robust_loss(output.answers.logits, output.answers.questions)
+            terms["robust"] = self.robust.weight * (entropy * robust).sum() / n
+        if output.flipped is not None:
+            flipped = output.flipped
+            penalty = flip_loss(flipped.logits, flipped.targets, flipped.questions)
+            terms["flip"] = self.flip_loss.weight * penalty.sum() / n
+        return terms
+
+    def _touch(self) -> Tensor:
+        """Zero that depends on the pruner, whose weights are unused while pruning is off (DDP)."""
+        pruner = self.model.pruner
+        used = [] if pruner is None else [p.sum() for p in pruner.parameters()]
+        return torch.stack(used).sum() if used else torch.zeros((), device=self.device)
+
+    def _log_retention(self, selection: Selection | None) -> None:
+        if selection is None:
+            return
+        self.log("keep", selection.hard_ratio.mean(), prog_bar=True)
+        self.log("keep/soft", selection.soft_ratio.detach().mean())
+        if selection.theta is not None:
+            self.log("theta", selection.theta.detach().mean())
+        monitor = getattr(self.model.pruner, "monitor", {})
+        if monitor:
+            # Where std(eta) lies below eps_std, Eq. 13 divides by the floor and fades out.
+            self.log("surrogate/eta_std", monitor["eta_std"])
+
+
+def perturb_volumes(batch: VolumeBatch, robust: Tensor) -> VolumeBatch:
+    """The batch with the volumes of the marked questions (Q,) perturbed (Eq. 19)."""
+    volumes = {v for v, use in zip(batch.volume_of, robust.tolist(), strict=True) if use}
+    if not volumes:
+        return batch
+    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    counts = [d * h * w for d, h, w in batch.grids]
+    rows = list(batch.patches.split(counts))
+    for v in sorted(volumes):
+        rows[v] = perturb(rows[v], sample_perturbation(generator), generator)
+    return replace(batch, patches=torch.cat(rows))
+
+
+def retention_rows(batch: VolumeBatch, selection: Selection | None, band: Band) -> list[dict]:
+    """One row a subtask of the batch, for retention.parquet."""
+    lengths = batch.visual_lengths
+    visual = torch.tensor([lengths[v] for v in batch.volume_of], dtype=torch.float)
+    if selection is None:
+        columns = {"soft_keep": torch.ones_like(visual), "hard_keep": torch.ones_like(visual)}
+        kept = visual
+    else:
+        columns = {
+            "soft_keep": selection.soft_ratio.detach().float().cpu(),
+            "hard_keep": selection.hard_ratio.float().cpu(),
+        }
+        kept = selection.counts.float().cpu()
+    ratio = columns["soft_keep" if band.on == "soft" else "hard_keep"]
+    columns["band_hit"] = ((ratio < band.low) | (ratio > band.high)).float()
+    columns["kept_tokens"], columns["visual_tokens"] = kept, visual
+    if selection is not None and selection.theta is not None:
+        columns["theta"] = selection.theta.detach().float().cpu()
+    names = [record.subtask or "all" for record in batch.records]
+    rows = []
+    for name in dict.fromkeys(names):
+        at = torch.tensor([i for i, other in enumerate(names) if other == name])
+        row = {key: float(value[at].mean()) for key, value in columns.items()}
+        rows.append({"subtask": name, "n": len(at), **row})
+    return rows
