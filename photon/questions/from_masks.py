@@ -33,9 +33,9 @@ def generate_questions(
     """Up to `per_volume` questions about one CT, the answers computed from its voxels.
 
     hu [D,H,W] Hounsfield units, labels [D,H,W] integer ids on the same grid, affine (w,h,d,1) to
-    RAS+ mm, names {id: name} (default: TotalSegmentator's).  A name in `names` without a voxel counts
-    as absent from the volume, so pass only names that the label map's author looked for.  `volume`:
-    the path written into the records.  Further options: see `questions_from_scene`.
+    RAS+ mm, names {id: name} (default: TotalSegmentator's).  A name in `names` without a voxel
+    counts as absent from the volume, so pass only names that the label map's author looked for.
+    `volume`: the path written into the records.  Further options: see `questions_from_scene`.
     """
     scene = measure(hu, labels, affine, TOTALSEGMENTATOR if names is None else names)
     return questions_from_scene(scene, volume=volume, **options)
@@ -63,9 +63,9 @@ def questions_from_scene(
     Questions are shared evenly between `subtasks`, within one between its kinds, within a kind
     between the answers that this scene can give.  `numeric`: share of mL and HU questions in the
     subtasks that have them.  `reference`: {organ: {"volume_ml": (low, high), "hu": (low, high)}},
-    without which no size or attenuation class is asked.  `prevalence`: {organ: share of volumes that
-    show it}, which evens out yes and no over a data set.  `exclude`: kinds ("side") or "KIND:ORGAN"
-    never asked.  Raises ValueError on an unknown form or subtask and on illegal numbers.
+    without which no size or attenuation class is asked.  `prevalence`: {organ: share of volumes
+    that show it}, which evens out yes and no over a data set.  `exclude`: kinds ("side") or
+    "KIND:ORGAN" never asked.  Raises ValueError on an unknown form or subtask and illegal numbers.
     """
     _check(forms, subtasks, per_volume, numeric)
     rng = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(volume.encode())]))

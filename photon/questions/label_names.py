@@ -91,6 +91,8 @@ def display(name: str) -> str:
     base, side = split_side(name)
     if match := re.fullmatch(r"vertebrae_([A-Z]\d+)", name):
         return f"{match.group(1)} vertebra"
+    if match := re.fullmatch(r"rib_(left|right)_(\d+)", name):
+        return f"{match.group(1)} rib {match.group(2)}"
     if match := re.fullmatch(r"lung_(\w+)_lobe", base):
         return f"{match.group(1)} lobe of the {side} lung"
     words = _WORDS.get(base, base.replace("_", " "))
