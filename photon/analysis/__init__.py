@@ -1,0 +1,1 @@
+"""What happened to the tokens: retention over training, overlap between questions, pictures."""
