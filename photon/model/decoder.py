@@ -19,8 +19,8 @@ from photon.model.attention import AttentionPlan
 from photon.model.cache import KeyValues
 from photon.model.layers import DecoderLayers, Scored
 from photon.packing import Segments
-from photon.pruning.base import PruneContext, Selection
-from photon.pruning.surrogate import DropTokens, SurrogateConfig
+from photon.pruning.base import PruneContext, Pruner, Selection
+from photon.pruning.surrogate import DropTokens
 from photon.questions.batch import VolumeBatch
 
 
@@ -106,14 +106,14 @@ class PhotonDecoder(nn.Module):
         selection: Selection,
         start: int,
         weight: Tensor | None = None,
-        surrogate: SurrogateConfig | None = None,
+        pruner: Pruner | None = None,
         questions: Tensor | None = None,
         cache: KeyValues | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Layers from `start` on over the rows that survive the selection.
 
-        weight (Q,): with it, the selection's probabilities receive the surrogate gradient (see
-        `DropTokens`). questions (Q,) boolean: run these only. Returns the hidden rows and the place
+        weight (Q,): with it, the selection's probabilities receive the surrogate gradient of
+        `pruner.surrogate` (see `DropTokens`). questions (Q,) boolean: run these only. Returns the hidden rows and the place
         of every suffix row in them, (S,); meaningless for a question that does not run.
         """
         alive = torch.ones_like(trunk.is_visual)
@@ -133,7 +133,8 @@ class PhotonDecoder(nn.Module):
                 selection.keep,
                 weight,
                 selection.pairs,
-                surrogate,
+                pruner.surrogate,
+                pruner.monitor,
             )
         else:
             hidden = trunk.hidden[rows]

@@ -137,9 +137,8 @@ class PhotonModel(nn.Module):
         else:
             if weight is None:
                 weight = torch.full((len(questions),), 1 / len(questions))
-            surrogate = getattr(self.pruner, "surrogate", None)
             hidden, place = self.decoder.tail(
-                trunk, selection, self.cut, weight.to(at.device), surrogate
+                trunk, selection, self.cut, weight.to(at.device), self.pruner
             )
         answers = Answers(self.logits(hidden[place[at]]), targets, questions)
         flipped = None

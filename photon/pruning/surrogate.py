@@ -111,15 +111,16 @@ class DropTokens(torch.autograd.Function):
     """Gathers the rows that stay (Eq. 11) and gives q the surrogate gradient (Eq. 12-17)."""
 
     @staticmethod
-    def forward(ctx, hidden, q, rows, pair_row, kept_at, keep, weight, pairs, config):
+    def forward(ctx, hidden, q, rows, pair_row, kept_at, keep, weight, pairs, config, monitor):
         """Rows of `hidden` (R, D) named by `rows` (S,).
 
         q (J,) retention probabilities; pair_row (J,) the row of `hidden` behind each pair; keep
         (J,) boolean; kept_at (kept,) where in `rows` the kept pairs stand; weight (Q,) the factor
-        that each question's own loss has in the total loss (zero: no surrogate for it).
+        that each question's own loss has in the total loss (zero: no surrogate for it); monitor: a
+        dict that receives `eta_std`, the spread of eta to compare with eps_std.
         """
         ctx.save_for_backward(hidden, q, rows, pair_row, kept_at, keep, weight)
-        ctx.pairs, ctx.config = pairs, config
+        ctx.pairs, ctx.config, ctx.monitor = pairs, config, monitor
         return hidden.index_select(0, rows)
 
     @staticmethod
@@ -135,8 +136,8 @@ class DropTokens(torch.autograd.Function):
             own = torch.zeros(len(q), grad.shape[1], dtype=precise(grad).dtype, device=q.device)
             own[keep] = precise(grad[kept_at])
             own = torch.where(factor > 0, own / factor.clamp_min(1e-30), 0.0)
-            grad_q = surrogate_gradient(
-                hidden[pair_row], own, precise(q), keep, ctx.pairs, ctx.config
-            )
+            x = precise(hidden[pair_row])
+            ctx.monitor["eta_std"] = float((x * own).sum(-1)[keep].std(unbiased=False))
+            grad_q = surrogate_gradient(x, own, precise(q), keep, ctx.pairs, ctx.config)
             grad_q = (grad_q * factor.squeeze(1)).to(q.dtype)
-        return grad_hidden, grad_q, None, None, None, None, None, None, None
+        return grad_hidden, grad_q, *[None] * 8
