@@ -58,12 +58,13 @@ def _questions(names: Mapping[int, str], repeat: int) -> Iterator[str]:
     for name in names.values():
         base, side = split_side(name)
         words = {"x": display(name), "y": display(name), "w": "lesion"}
-        words["n"] = plural(base) if side else next(iter(FAMILIES))
+        paired = side and "_lobe" not in base
+        words["n"] = plural(base) if paired else next(iter(FAMILIES))
         for kind, phrasings in templates.PHRASES.items():
             for index in range(len(phrasings)):
                 text = templates.phrase(kind, index, **words)
                 yield from (choice_text(text, {}) for _ in range(repeat))
         yield from (f"{display(name)}: small, low attenuation, 1 lesion." for _ in range(repeat))
-        yield from (f"No lesions. {display(name)}: normal. {plural(base)}" for _ in range(repeat))
+        yield from (f"No lesions. {display(name)}: normal. {words['n']}" for _ in range(repeat))
     for noun in (*FAMILIES, *LESION_WORDS):
         yield from (templates.phrase("family_count", 0, n=noun) for _ in range(repeat * 4))

@@ -13,10 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from photon.questions import templates
-from photon.questions.items import Item, Reference, find_items
+from photon.questions.items import (
+    Item,
+    Reference,
+    attenuation_items,
+    counting_items,
+    existence_items,
+    size_items,
+)
 from photon.questions.label_names import TOTALSEGMENTATOR
 from photon.questions.measure import Scene, measure
 from photon.questions.record import LETTERS, Record, choice_text
+from photon.questions.spatial import comparison_items, location_items
 
 FORMS = ("choice", "free")
 
@@ -87,6 +95,20 @@ def questions_from_scene(
     base = {"labels": labels_path, "patient": patient or volume, "task": task}
     extra = {"split": split} if split else {}
     return [_with(record, base, extra) for record in records]
+
+
+def find_items(
+    scene: Scene, reference: Reference, prevalence: Mapping[str, float], rng: np.random.Generator
+) -> list[Item]:
+    """Everything that the voxels answer without doubt. `rng` draws the distractors of numbers."""
+    return [
+        *existence_items(scene, prevalence),
+        *size_items(scene, reference, rng),
+        *attenuation_items(scene, reference, rng),
+        *counting_items(scene, prevalence, rng),
+        *location_items(scene),
+        *comparison_items(scene),
+    ]
 
 
 def _check(forms: Sequence[str], subtasks: Sequence[str], per_volume: int, numeric: float) -> None:

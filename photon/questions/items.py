@@ -51,20 +51,6 @@ class Item:
         return "number" if self.value is not None else self.answer
 
 
-def find_items(
-    scene: Scene, reference: Reference, prevalence: Mapping[str, float], rng: np.random.Generator
-) -> list[Item]:
-    """All items of a scene. `rng` draws the distractors of numbers."""
-    return [
-        *_existence(scene, prevalence),
-        *_size(scene, reference, rng),
-        *_attenuation(scene, reference, rng),
-        *_counting(scene, prevalence, rng),
-        *_location(scene),
-        *_comparison(scene),
-    ]
-
-
 def present_ids(region: Region | None, ids: tuple[int, ...]) -> tuple[int, ...]:
     return ids if region is not None else ()
 
@@ -76,19 +62,20 @@ def ids_of(structure: Structure) -> tuple[int, ...]:
     )
 
 
-def _organs(scene: Scene) -> Iterator[Structure]:
+def organs(scene: Scene) -> Iterator[Structure]:
     """Present structures that are not members of a family (ribs, vertebrae)."""
     for name, structure in scene.structures.items():
         if scene.present(name) and not in_family(name):
             yield structure
 
 
-def _pairs(group: Mapping[str, Structure]) -> Iterator[tuple[str, Structure, Structure]]:
+def pairs(group: Mapping[str, Structure]) -> Iterator[tuple[str, Structure, Structure]]:
     """(base name, left, right) of structures that come in two sides."""
     for name, left in group.items():
         base, side = split_side(name)
         right = group.get(f"{base}_right")
-        if side == "left" and right is not None and not in_family(name):
+        # The lobes of the two lungs are not a pair: the left lung has no middle lobe.
+        if side == "left" and right is not None and not in_family(name) and "_lobe" not in base:
             yield base, left, right
 
 
@@ -97,7 +84,7 @@ def _thin(probability: float, target: float) -> float:
     return min(1.0, target / probability) if probability > 0 else 1.0
 
 
-def _existence(scene: Scene, prevalence: Mapping[str, float]) -> Iterator[Item]:
+def existence_items(scene: Scene, prevalence: Mapping[str, float]) -> Iterator[Item]:
     for name, structure in scene.structures.items():
         seen = scene.present(name)
         if seen is not None and not re.match(r"rib_", name):
@@ -118,11 +105,11 @@ def _existence(scene: Scene, prevalence: Mapping[str, float]) -> Iterator[Item]:
         if seen is not None:
             yield Item(
                 "finding_present", name, {"x": display(name)}, "yes" if seen else "no",
-                words.YES_NO, finding.ids if seen else _near(scene, name),
+                words.YES_NO, finding.ids if seen else near(scene, name),
             )  # fmt: skip
 
 
-def _near(scene: Scene, finding: str) -> tuple[int, ...]:
+def near(scene: Scene, finding: str) -> tuple[int, ...]:
     """Where one looks for an absent effusion: the lung of its side."""
     lung = scene.structures.get(f"lung_{split_side(finding)[1]}")
     return ids_of(lung) if lung else ()
@@ -153,8 +140,8 @@ def hu_class(structure: Structure, reference: Reference) -> str | None:
     return None if index is None else words.HU_CLASSES[index]
 
 
-def _size(scene: Scene, reference: Reference, rng: np.random.Generator) -> Iterator[Item]:
-    for structure in _organs(scene):
+def size_items(scene: Scene, reference: Reference, rng: np.random.Generator) -> Iterator[Item]:
+    for structure in organs(scene):
         name, whole, ids = structure.name, structure.whole, ids_of(structure)
         text = {"x": display(name)}
         if answer := size_class(structure, reference):
@@ -168,8 +155,10 @@ def _size(scene: Scene, reference: Reference, rng: np.random.Generator) -> Itera
         yield Item(kind, name, text, f"{value:g} mL", options, ids, value, "mL", extra=extra)
 
 
-def _attenuation(scene: Scene, reference: Reference, rng: np.random.Generator) -> Iterator[Item]:
-    for structure in _organs(scene):
+def attenuation_items(
+    scene: Scene, reference: Reference, rng: np.random.Generator
+) -> Iterator[Item]:
+    for structure in organs(scene):
         name, tissue, text = structure.name, structure.tissue, {"x": display(structure.name)}
         if tissue is None:
             continue
@@ -180,7 +169,7 @@ def _attenuation(scene: Scene, reference: Reference, rng: np.random.Generator) -
             # Relative accuracy is ill-conditioned near 0 HU, so such means are not asked for.
             step = max(40.0, 0.35 * abs(value))
             shifts = step * rng.permutation(np.array((-3, -2, -1, 1, 2, 3)))[:3]
-            options = _number_options(value, value + shifts, "HU")
+            options = _number_options(value, np.maximum(value + shifts, -1000), "HU")
             yield Item("mean_hu", name, text, f"{value:g} HU", options, structure.ids, value, "HU")
         differences = [region.mean_hu - tissue.mean_hu for region in structure.lesions]
         certain = structure.lesions_certain and len(differences) == 1
@@ -210,17 +199,17 @@ def _count_options(count: int, rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(str(n) for n in range(start, start + 4))
 
 
-def _counting(
+def counting_items(
     scene: Scene, prevalence: Mapping[str, float], rng: np.random.Generator
 ) -> Iterator[Item]:
-    for structure in _organs(scene):
+    for structure in organs(scene):
         if structure.lesion_ids and structure.lesions_certain:
             count = len(structure.lesions)
             text = {"x": display(structure.name), "w": structure.lesion_word}
             options = _count_options(count, rng)
             ids = ids_of(structure)
             yield Item("lesion_count", structure.name, text, str(count), options, ids)
-    for base, left, right in _pairs(scene.structures):
+    for base, left, right in pairs(scene.structures):
         seen = (scene.present(left.name), scene.present(right.name))
         if None in seen:
             continue
@@ -243,127 +232,3 @@ def _counting(
             ids = tuple(i for name in members for i in ids_of(scene.structures[name]))
             options = _count_options(count, rng)
             yield Item("family_count", noun, {"n": noun}, str(count), options, ids)
-
-
-def _side_set(left: bool, right: bool) -> str:
-    return {(True, True): "both", (False, False): "neither"}.get(
-        (left, right), "left" if left else "right"
-    )
-
-
-def _location(scene: Scene) -> Iterator[Item]:
-    for base, left, right in _pairs(scene.structures):
-        lesions_known = left.lesion_ids and right.lesion_ids and (left.whole or right.whole)
-        if lesions_known and left.lesions_certain and right.lesions_certain:
-            text = {"x": display(base), "w": left.lesion_word}
-            answer = _side_set(bool(left.lesions), bool(right.lesions))
-            ids = ids_of(left) + ids_of(right)
-            yield Item("lesion_side", base, text, answer, words.SIDE_SETS, ids)
-        if scene.present(left.name) and scene.present(right.name):
-            yield from _pair_level(scene, base, left, right)
-    for base, left, right in _pairs(scene.findings):
-        seen = (scene.present(left.name), scene.present(right.name))
-        if None not in seen:
-            ids = tuple(
-                i
-                for finding, there in zip((left, right), seen, strict=True)
-                for i in (finding.ids if there else _near(scene, finding.name))
-            )
-            answer = _side_set(bool(seen[0]), bool(seen[1]))
-            yield Item("finding_side", base, {"x": display(base)}, answer, words.SIDE_SETS, ids)
-    for structure in _organs(scene):
-        yield from _lesion_level(structure)
-        yield from _side(scene, structure)
-    yield from _relative(scene)
-
-
-def _pair_level(scene: Scene, base: str, left: Structure, right: Structure) -> Iterator[Item]:
-    assert left.whole and right.whole
-    gap = left.whole.centre[2] - right.whole.centre[2]
-    if not (left.whole.cut or right.whole.cut) and abs(gap) >= 2 * scene.voxel_mm:
-        answer, ids = "left" if gap > 0 else "right", ids_of(left) + ids_of(right)
-        yield Item("pair_level", base, {"x": display(base)}, answer, words.SIDES, ids)
-
-
-def _lesion_level(structure: Structure) -> Iterator[Item]:
-    whole = structure.whole
-    if len(structure.lesions) != 1 or whole is None or whole.cut:
-        return
-    if not structure.lesions_certain:
-        return
-    offset = structure.lesions[0].centre[2] - (whole.low + whole.high) / 2
-    if abs(offset) >= 0.1 * (whole.high - whole.low):
-        text = {"x": display(structure.name), "w": structure.lesion_word}
-        answer = "upper" if offset > 0 else "lower"
-        yield Item(
-            "lesion_level", structure.name, text, answer, ("upper", "lower"), ids_of(structure)
-        )
-
-
-def _side(scene: Scene, structure: Structure) -> Iterator[Item]:
-    """Side of the body of a structure whose name does not tell it."""
-    base, side = split_side(structure.name)
-    if side or structure.whole is None:
-        return
-    offset = structure.whole.centre[0] - scene.midline
-    if abs(offset) >= 30:
-        answer = "right" if offset > 0 else "left"
-        text = {"x": display(base)}
-        yield Item("side", structure.name, text, answer, words.SIDES, ids_of(structure))
-
-
-def _distinct(first: Structure, second: Structure) -> bool:
-    """False for the two sides of one organ, and for a lung and its own lobe."""
-    same = split_side(first.name)[0] == split_side(second.name)[0]
-    return not same and not set(first.ids) & set(second.ids)
-
-
-def _relative(scene: Scene) -> Iterator[Item]:
-    """Pairs of different structures, by their centres, where they lie at least 30 mm apart."""
-    organs = [s for s in _organs(scene) if s.whole and not s.whole.cut]
-    for index, first in enumerate(organs):
-        for second in organs[index + 1 :]:
-            if not _distinct(first, second):
-                continue
-            assert first.whole and second.whole
-            gap = np.subtract(first.whole.centre, second.whole.centre)
-            text = {"x": display(first.name), "y": display(second.name)}
-            ids = ids_of(first) + ids_of(second)
-            if abs(gap[0]) >= 30:
-                answer = "right" if gap[0] > 0 else "left"
-                yield Item("relative_side", first.name, text, answer, words.SIDES, ids)
-            if abs(gap[2]) >= 30:
-                answer = "above" if gap[2] > 0 else "below"
-                yield Item("relative_level", first.name, text, answer, ("above", "below"), ids)
-
-
-def _comparison(scene: Scene) -> Iterator[Item]:
-    for base, left, right in _pairs(scene.structures):
-        if scene.present(left.name) and scene.present(right.name):
-            for kind, answer in _compare(left, right, "pair_larger", "pair_denser"):
-                side = "left" if answer is left else "right"
-                ids = ids_of(left) + ids_of(right)
-                yield Item(kind, base, {"x": display(base)}, side, words.SIDES, ids)
-    organs = list(_organs(scene))
-    for index, first in enumerate(organs):
-        for second in organs[index + 1 :]:
-            if not _distinct(first, second):
-                continue
-            for kind, answer in _compare(first, second, "larger", "denser"):
-                texts = (display(first.name), display(second.name))
-                ids = ids_of(first) + ids_of(second)
-                text = {"x": texts[0], "y": texts[1]}
-                yield Item(kind, first.name, text, display(answer.name), texts, ids)
-
-
-def _compare(
-    first: Structure, second: Structure, larger: str, denser: str
-) -> Iterator[tuple[str, Structure]]:
-    """(kind, the winner) where the difference is beyond the margin."""
-    a, b = first.whole, second.whole
-    if a and b and not (a.cut or b.cut):
-        if abs(a.volume_ml - b.volume_ml) >= 0.1 * max(a.volume_ml, b.volume_ml):
-            yield larger, first if a.volume_ml > b.volume_ml else second
-    c, d = first.tissue, second.tissue
-    if c and d and abs(c.mean_hu - d.mean_hu) >= 20:
-        yield denser, first if c.mean_hu > d.mean_hu else second

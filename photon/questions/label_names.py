@@ -51,11 +51,15 @@ _WORDS = {
     "iliac_vena": "iliac vein",
     "autochthon": "deep back muscle",
     "iliopsoas": "iliopsoas muscle",
+    "gluteus_maximus": "gluteus maximus muscle",
+    "gluteus_medius": "gluteus medius muscle",
+    "gluteus_minimus": "gluteus minimus muscle",
     "hip": "hip bone",
     "portal_vein_and_splenic_vein": "portal and splenic vein",
     "costal_cartilages": "costal cartilages",
 }
-PLURALS = {"kidney": "kidneys", "lung": "lungs", "adrenal_gland": "adrenal glands"}
+# Organs of which a cut-off part still lies on the side where the whole lies.
+LATERAL = ("liver", "gallbladder", "spleen", "stomach")
 
 
 def split_side(name: str) -> tuple[str, str | None]:
@@ -100,5 +104,10 @@ def display(name: str) -> str:
 
 
 def plural(base: str) -> str:
-    """Plural noun of a paired structure: "kidney" -> "kidneys"."""
-    return PLURALS.get(base, display(base) + "s")
+    """Plural noun of a paired structure: "kidney" -> "kidneys", "iliac_artery" -> arteries."""
+    words = display(base)
+    if words.endswith("us"):
+        return words[:-2] + "i"
+    if words.endswith("y") and words[-2] not in "aeiou":
+        return words[:-1] + "ies"
+    return words + "s"

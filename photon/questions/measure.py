@@ -20,7 +20,10 @@ _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
 @dataclass(frozen=True)
 class Region:
-    """Voxels of a set of label ids. `centre` RAS mm; `low`, `high`: extent along z in mm."""
+    """Voxels of a set of label ids. `centre` RAS mm; `low`, `high`: extent along z in mm.
+
+    `width`: extent along x in mm.  `cut`: touches the border of the volume, so may go on beyond it.
+    """
 
     voxels: int
     volume_ml: float
@@ -28,6 +31,7 @@ class Region:
     centre: tuple[float, float, float]
     low: float
     high: float
+    width: float
     cut: bool
 
     @property
@@ -116,20 +120,21 @@ class _Measurer:
         first = np.min([p[3] for p in parts], axis=0)
         last = np.max([p[4] for p in parts], axis=0)
         centre = self.world(*(np.sum([p[2] for p in parts], axis=0) / count))
-        corners = [
-            self.world(d, h, w)[2]
+        corners = np.array([
+            self.world(d, h, w)
             for d in (first[0], last[0])
             for h in (first[1], last[1])
             for w in (first[2], last[2])
-        ]
+        ])
         cut = bool((first == 0).any() or (last == np.array(self.labels.shape) - 1).any())
         return Region(
             voxels=count,
             volume_ml=count * self.voxel_mm3 / 1000.0,
             hu_sum=float(sum(p[1] for p in parts)),
             centre=tuple(float(x) for x in centre),
-            low=float(min(corners)),
-            high=float(max(corners)),
+            low=float(corners[:, 2].min()),
+            high=float(corners[:, 2].max()),
+            width=float(np.ptp(corners[:, 0])),
             cut=cut,
         )
 

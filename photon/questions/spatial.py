@@ -1,0 +1,137 @@
+"""Where structures lie and how two of them compare: location and comparison items of a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from photon.questions import templates as words
+from photon.questions.items import Item, ids_of, near, organs, pairs
+from photon.questions.label_names import LATERAL, display, split_side
+from photon.questions.measure import Scene, Structure
+
+
+def _side_set(left: bool, right: bool) -> str:
+    return {(True, True): "both", (False, False): "neither"}.get(
+        (left, right), "left" if left else "right"
+    )
+
+
+def location_items(scene: Scene) -> Iterator[Item]:
+    for base, left, right in pairs(scene.structures):
+        lesions_known = left.lesion_ids and right.lesion_ids and (left.whole or right.whole)
+        if lesions_known and left.lesions_certain and right.lesions_certain:
+            text = {"x": display(base), "w": left.lesion_word}
+            answer = _side_set(bool(left.lesions), bool(right.lesions))
+            ids = ids_of(left) + ids_of(right)
+            yield Item("lesion_side", base, text, answer, words.SIDE_SETS, ids)
+        if scene.present(left.name) and scene.present(right.name):
+            yield from _pair_level(scene, base, left, right)
+    for base, left, right in pairs(scene.findings):
+        seen = (scene.present(left.name), scene.present(right.name))
+        if None not in seen:
+            ids = tuple(
+                i
+                for finding, there in zip((left, right), seen, strict=True)
+                for i in (finding.ids if there else near(scene, finding.name))
+            )
+            answer = _side_set(bool(seen[0]), bool(seen[1]))
+            yield Item("finding_side", base, {"x": display(base)}, answer, words.SIDE_SETS, ids)
+    for structure in organs(scene):
+        yield from _lesion_level(structure)
+        yield from _side(scene, structure)
+    yield from _relative(scene)
+
+
+def _pair_level(scene: Scene, base: str, left: Structure, right: Structure) -> Iterator[Item]:
+    assert left.whole and right.whole
+    gap = left.whole.centre[2] - right.whole.centre[2]
+    if not (left.whole.cut or right.whole.cut) and abs(gap) >= 2 * scene.voxel_mm:
+        answer, ids = "left" if gap > 0 else "right", ids_of(left) + ids_of(right)
+        yield Item("pair_level", base, {"x": display(base)}, answer, words.SIDES, ids)
+
+
+def _lesion_level(structure: Structure) -> Iterator[Item]:
+    whole = structure.whole
+    if len(structure.lesions) != 1 or whole is None or whole.cut:
+        return
+    if not structure.lesions_certain:
+        return
+    offset = structure.lesions[0].centre[2] - (whole.low + whole.high) / 2
+    if abs(offset) >= 0.1 * (whole.high - whole.low):
+        text = {"x": display(structure.name), "w": structure.lesion_word}
+        answer = "upper" if offset > 0 else "lower"
+        yield Item(
+            "lesion_level", structure.name, text, answer, ("upper", "lower"), ids_of(structure)
+        )
+
+
+def _side(scene: Scene, structure: Structure) -> Iterator[Item]:
+    """Side of the body of a structure whose name does not tell it and which mostly lies on one."""
+    base, side = split_side(structure.name)
+    whole = structure.whole
+    if side or whole is None or (whole.cut and structure.name not in LATERAL):
+        return
+    offset = whole.centre[0] - scene.midline
+    if abs(offset) >= max(30.0, 0.25 * whole.width):
+        answer = "right" if offset > 0 else "left"
+        text = {"x": display(base)}
+        yield Item("side", structure.name, text, answer, words.SIDES, ids_of(structure))
+
+
+def _distinct(first: Structure, second: Structure) -> bool:
+    """False for the two sides of one organ, and for a lung and its own lobe."""
+    same = split_side(first.name)[0] == split_side(second.name)[0]
+    return not same and not set(first.ids) & set(second.ids)
+
+
+def _relative(scene: Scene) -> Iterator[Item]:
+    """Pairs of different structures, by their centres, where they lie at least 30 mm apart."""
+    inside = [s for s in organs(scene) if s.whole and not s.whole.cut]
+    for index, first in enumerate(inside):
+        for second in inside[index + 1 :]:
+            if not _distinct(first, second):
+                continue
+            assert first.whole and second.whole
+            gap = np.subtract(first.whole.centre, second.whole.centre)
+            text = {"x": display(first.name), "y": display(second.name)}
+            ids = ids_of(first) + ids_of(second)
+            if abs(gap[0]) >= 30:
+                answer = "right" if gap[0] > 0 else "left"
+                yield Item("relative_side", first.name, text, answer, words.SIDES, ids)
+            if abs(gap[2]) >= 30:
+                answer = "above" if gap[2] > 0 else "below"
+                yield Item("relative_level", first.name, text, answer, ("above", "below"), ids)
+
+
+def comparison_items(scene: Scene) -> Iterator[Item]:
+    for base, left, right in pairs(scene.structures):
+        if scene.present(left.name) and scene.present(right.name):
+            for kind, answer in _compare(left, right, "pair_larger", "pair_denser"):
+                side = "left" if answer is left else "right"
+                ids = ids_of(left) + ids_of(right)
+                yield Item(kind, base, {"x": display(base)}, side, words.SIDES, ids)
+    seen = list(organs(scene))
+    for index, first in enumerate(seen):
+        for second in seen[index + 1 :]:
+            if not _distinct(first, second):
+                continue
+            for kind, answer in _compare(first, second, "larger", "denser"):
+                texts = (display(first.name), display(second.name))
+                ids = ids_of(first) + ids_of(second)
+                text = {"x": texts[0], "y": texts[1]}
+                yield Item(kind, first.name, text, display(answer.name), texts, ids)
+
+
+def _compare(
+    first: Structure, second: Structure, larger: str, denser: str
+) -> Iterator[tuple[str, Structure]]:
+    """(kind, the winner) where the difference is beyond the margin."""
+    a, b = first.whole, second.whole
+    if a and b and not (a.cut or b.cut):
+        if abs(a.volume_ml - b.volume_ml) >= 0.1 * max(a.volume_ml, b.volume_ml):
+            yield larger, first if a.volume_ml > b.volume_ml else second
+    c, d = first.tissue, second.tissue
+    if c and d and abs(c.mean_hu - d.mean_hu) >= 20:
+        yield denser, first if c.mean_hu > d.mean_hu else second
