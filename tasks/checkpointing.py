@@ -1,0 +1,198 @@
+"""Checkpoints that a crash cannot destroy.
+
+Lightning's own save streams into the system's temporary folder and then moves: across file systems
+that move is a copy, and a kill or a full disk inside it destroys the previous checkpoint too. Here
+the new file grows beside the old one, is synced, and takes its name in one step; the one before it
+stays as NAME.previous. A manifest (NAME.json) lists the SHA-256 of the last two complete files, so
+that a file is whole exactly when its digest stands there, whichever step a crash interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor
+
+from photon.errors import InputError
+
+# What `torch.load(weights_only=True)` reads back without any code of ours.
+# Exact types: numpy.float64, for one, is a float and needs numpy's own code to come back.
+PLAIN = (str, bytes, int, float, bool, torch.dtype, torch.device, torch.Size)
+READ_BLOCK = 1 << 22
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes and reads one checkpoint file safely; `Trainer(plugins=[AtomicCheckpointIO()])`.
+
+    Writing needs free space for one more checkpoint. Reading hashes the file once; a damaged newest
+    file is passed over, with a warning, for the previous one. Contents must be plain (tensors,
+    numbers, text, lists, dicts): checkpoints are only ever read with `weights_only=True`.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Raises OSError (previous file untouched) and TypeError (contents that are not plain)."""
+        if storage_options is not None:
+            raise TypeError("AtomicCheckpointIO has no storage options")
+        assert_plain(checkpoint)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left_by_a_killed_process in path.parent.glob(f".{path.name}.*.tmp"):
+            left_by_a_killed_process.unlink(missing_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                hashing = _HashingFile(file)
+                torch.save(checkpoint, hashing)
+                file.flush()
+                os.fsync(file.fileno())
+            entry = {"bytes": hashing.size, "step": checkpoint.get("global_step")}
+            self._publish(temporary, path, hashing.hexdigest(), entry)
+        except OSError as error:
+            error.add_note(f"while writing {path}; the checkpoint before it is untouched")
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable[..., Any] | str | torch.device | None = "cpu",
+        weights_only: bool | None = True,
+    ) -> dict[str, Any]:
+        """The newest whole checkpoint of `path`; always read with `weights_only=True`.
+
+        Raises FileNotFoundError when there is none, InputError when none of them is whole.
+        """
+        path = Path(path)
+        candidates = [file for file in (path, previous_of(path)) if file.is_file()]
+        if not candidates:
+            raise FileNotFoundError(f"checkpoint {path} does not exist")
+        known = read_manifest(path)
+        for file in candidates:
+            if known and sha256_of(file) not in known:
+                rank_zero_warn(f"checkpoint {file} is damaged; looking for the one before it")
+                continue
+            if file != path:
+                rank_zero_warn(f"resuming from {file}, the checkpoint before {path.name}")
+            return torch.load(file, map_location=map_location, weights_only=True)
+        raise InputError(
+            f"checkpoint {path} is damaged and so is the one before it. Delete "
+            f"{path.parent} to train from the beginning."
+        )
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        path = Path(path)
+        for file in (path, previous_of(path), manifest_of(path)):
+            file.unlink(missing_ok=True)
+
+    def _publish(self, temporary: Path, path: Path, digest: str, entry: dict[str, Any]) -> None:
+        """Give the finished file its name. After every single step one whole file is known."""
+        known = read_manifest(path)
+        newest_first = {digest: entry} | dict(list(known.items())[:2])
+        _write_json(manifest_of(path), {"sha256": newest_first})
+        if path.exists():
+            os.replace(path, previous_of(path))
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+
+
+class _HashingFile:
+    """Passes writes on to a file and hashes them, so that the file need not be read again."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.size = 0
+        self._sha = hashlib.sha256()
+
+    def write(self, block: bytes | memoryview) -> int:
+        self._sha.update(block)
+        self.size += len(block)
+        return self.file.write(block)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()
+
+
+def has_checkpoint(path: str | Path) -> bool:
+    """Whether there is anything to resume from: a crash may have left the previous file only."""
+    path = Path(path)
+    return path.is_file() or previous_of(path).is_file()
+
+
+def previous_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")
+
+
+def manifest_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    """SHA-256 to {bytes, step}, newest first; empty where there is no readable manifest."""
+    try:
+        return json.loads(manifest_of(path).read_text())["sha256"]
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError):
+        rank_zero_warn(f"manifest {manifest_of(path)} is unreadable; files go unverified")
+        return {}
+
+
+def sha256_of(path: Path) -> str:
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(READ_BLOCK):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def assert_plain(value: Any, key: str = "checkpoint") -> None:
+    """Raise TypeError naming the first entry that `weights_only=True` would refuse to read."""
+    if value is None or type(value) in PLAIN or isinstance(value, Tensor):
+        return
+    if isinstance(value, Mapping) and type(value).__module__ in ("builtins", "collections"):
+        for name, child in value.items():
+            assert_plain(name, f"a key of {key}")
+            assert_plain(child, f"{key}[{name!r}]")
+    elif type(value) in (list, tuple, set):
+        for index, child in enumerate(value):
+            assert_plain(child, f"{key}[{index}]")
+    else:
+        raise TypeError(
+            f"{key} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be read "
+            "back safely: store tensors, numbers, text, lists and dicts"
+        )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renames themselves durable (POSIX keeps them in the folder)."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

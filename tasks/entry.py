@@ -1,0 +1,119 @@
+"""How train.py and eval.py start: compose, run, and report a mistake of the user in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from photon.errors import InputError
+from tasks.annotations import did_you_mean
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def main(task: Callable[[DictConfig], Any], config_name: str, conf: Path = CONF) -> None:
+    """Run `task` on the configuration that the command line composes; exits 1 on a user's mistake.
+
+    In a sweep the other points still run. HYDRA_FULL_ERROR=1 gives every trace in full.
+    """
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(task)()
+        return
+    failures: list[str] = []
+    # Hydra then raises what it would else print in its own words, and leaves the wording to us.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    guarded = hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(
+        _reporting(task, failures)
+    )
+    try:
+        guarded()
+    except (HydraException, OmegaConfBaseException) as error:
+        failures.append(explain(error, config_name, sys.argv[1:], conf))
+        _print_error(failures[-1])
+    if failures:
+        sys.exit(1)
+
+
+def _reporting(
+    task: Callable[[DictConfig], Any], failures: list[str]
+) -> Callable[[DictConfig], Any]:
+    """`task` that reports a user's mistake and lets a sweep go on; always closes its loggers."""
+
+    def run(config: DictConfig) -> Any:
+        # Ranks that Lightning starts from here inherit the environment and report by themselves.
+        del os.environ["HYDRA_FULL_ERROR"]
+        try:
+            return task(config)
+        except InputError as error:
+            job = HydraConfig.get()
+            point = f"{job.job.override_dirname}: " if job.mode == RunMode.MULTIRUN else ""
+            failures.append(f"{point}{error}")
+            _print_error(failures[-1])
+        finally:
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            finish_loggers()
+
+    run.__module__ = task.__module__
+    return run
+
+
+def finish_loggers() -> None:
+    """End this process's W&B run: the points of a sweep would otherwise flow into one."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
+
+
+def explain(error: Exception, config_name: str, argv: Sequence[str], conf: Path) -> str:
+    """One message for what Hydra or OmegaConf found wrong with the command line or the files."""
+    text = str(error)
+    wrong = re.search(r"Could not override '([^']+)'", text)
+    if wrong is not None:
+        key = wrong.group(1)
+        return f"{key}: there is no such key{_similar_key(key, config_name, argv, conf)}"
+    absent = re.search(r"Could not find '([^']+)'", text)
+    if absent is not None:
+        options = re.findall(r"\n\t([\w.@-]+)", text.split("Config search path")[0])
+        group, _, name = absent.group(1).rpartition("/")
+        return f"{group}={name}: there is no such file{did_you_mean(name, options)}"
+    cause = error.__cause__
+    lines = [line.strip() for line in f"{text}\n{cause or ''}".splitlines()]
+    noise = ("To append", "object_type", "See https", "^")
+    kept = [line for line in lines if line and not line.startswith(noise)]
+    return "; ".join(dict.fromkeys(kept))
+
+
+def _similar_key(key: str, config_name: str, argv: Sequence[str], conf: Path) -> str:
+    """The closest key of the configuration that the group choices in `argv` compose."""
+    choices = [a for a in argv if re.fullmatch(r"[\w/@]+=[^=]+", a) and "." not in a.split("=")[0]]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        try:
+            keys = _keys(OmegaConf.to_container(hydra.compose(config_name, choices)))
+        except (ConfigCompositionException, OmegaConfBaseException):
+            return "; `--cfg job` prints all keys"
+    return did_you_mean(key, keys) or "; `--cfg job` prints all keys"
+
+
+def _keys(node: Any, path: str = "") -> list[str]:
+    """Full keys of all nested mappings of a plain configuration."""
+    if not isinstance(node, dict):
+        return [path]
+    below = [_keys(child, f"{path}.{name}" if path else name) for name, child in node.items()]
+    return [key for keys in ([path] if path else [], *below) for key in keys]
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {message.strip()}", file=sys.stderr)

@@ -1,0 +1,112 @@
+"""Loggers: metrics.csv in the run directory, always, and W&B, offline unless a key is there."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+
+class CsvLog(Logger):
+    """`<folder>/metrics.csv`, one row a step, kept across a resume.
+
+    Lightning's CSVLogger deletes the file that it finds. This one reads it, and drops the rows at
+    or after the first step that it is given, which a crashed run had logged beyond its checkpoint.
+    """
+
+    def __init__(self, folder: str | Path):
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self._rows: dict[int, dict[str, str]] = {}
+        self._columns: list[str] = ["step"]
+        self._dirty = False
+        self._first = True
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> CsvLog:
+        return self
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        """The configuration lies beside this file already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        step = 0 if step is None else int(step)
+        if self._first:
+            self._read_before(step)
+            self._first = False
+        self._columns += [key for key in metrics if key not in self._columns]
+        row = self._rows.setdefault(step, {"step": str(step)})
+        row.update({key: repr(float(value)) for key, value in metrics.items()})
+        self._dirty = True
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self._dirty:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            writer.writerows(self._rows[step] for step in sorted(self._rows))
+        os.replace(temporary, self.path)
+        self._dirty = False
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def _read_before(self, step: int) -> None:
+        if not self.path.is_file():
+            return
+        with open(self.path, newline="") as file:
+            reader = csv.DictReader(file)
+            before = {int(row["step"]): row for row in reader if int(row["step"]) < step}
+            self._columns = list(reader.fieldnames or ["step"])
+        self._rows = {s: {k: v for k, v in row.items() if v} for s, row in before.items()}
+
+
+def wandb_log(
+    folder: str | Path,
+    project: str = "photon",
+    group: str | None = None,
+    tags: Iterable[str] = (),
+) -> WandbLogger:
+    """W&B logger of the run in `folder`: online if WANDB_API_KEY is set, else files to sync later.
+
+    The id follows from the folder, so that a resumed run continues its own W&B run.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return WandbLogger(
+        project=project,
+        group=group,
+        tags=list(tags),
+        name=folder.name,
+        id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12],
+        resume="allow",
+        save_dir=str(folder),
+        offline="WANDB_API_KEY" not in os.environ,
+    )

@@ -1,0 +1,94 @@
+"""The run directory: found again by its name, then resumed, or left alone if it is finished.
+
+A directory belongs to one configuration. It is stored as run.json when training starts; a later
+call with other values is refused rather than mixed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from photon.errors import InputError
+
+# Keys that change where a run reports or how fast it goes, and nothing that it computes.
+NEUTRAL_KEYS = ("logger", "trainer.enable_progress_bar", "trainer.log_every_n_steps")
+
+
+def open_run(path: str | Path, config: Mapping[str, Any]) -> Path:
+    """The run directory at `path`, made for `config` or checked to belong to it.
+
+    Raises InputError that lists the keys in which the stored configuration differs.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = folder / "run.json"
+    if not stored.is_file():
+        write_json(stored, dict(config))
+        return folder
+    # Through JSON once, so that tuples and lists compare alike.
+    now = _flat(json.loads(json.dumps(dict(config))))
+    before = _flat(json.loads(stored.read_text()))
+    different = sorted(
+        key
+        for key in now.keys() | before.keys()
+        if now.get(key) != before.get(key) and not _neutral(key)
+    )
+    if different:
+        lines = "".join(f"\n  {k}: {before.get(k)!r} -> {now.get(k)!r}" for k in different[:10])
+        more = f"\n  and {len(different) - 10} more" if len(different) > 10 else ""
+        raise InputError(
+            f"{folder} holds a run of another configuration:{lines}{more}\n"
+            f"Give this run a name of its own (name=...), or delete {folder} to start again."
+        )
+    return folder
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 over the values that decide what a run computes."""
+    flat = {k: v for k, v in _flat(json.loads(json.dumps(dict(config)))).items() if not _neutral(k)}
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether a run has its final result; everything else can be resumed."""
+    return (Path(folder) / "metrics.json").is_file()
+
+
+def write_status(folder: str | Path, **fields: Any) -> None:
+    """Replace status.json; adds the time of writing (UTC)."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_json(Path(folder) / "status.json", {**fields, "updated": stamp})
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write beside, then rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _neutral(key: str) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in NEUTRAL_KEYS)
+
+
+def _flat(node: Any, key: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}; lists are values."""
+    return dict(_leaves(node, key))
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        for name, child in node.items():
+            yield from _leaves(child, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node

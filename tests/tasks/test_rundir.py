@@ -1,0 +1,46 @@
+"""A run directory belongs to one configuration."""
+
+import json
+
+import pytest
+
+from photon.errors import InputError
+from tasks.rundir import config_hash, is_finished, open_run, write_status
+
+CONFIG = {"name": "x", "trainer": {"max_steps": 5, "log_every_n_steps": 1}, "size": (1, 2)}
+
+
+def changed(**trainer) -> dict:
+    return {**CONFIG, "trainer": {**CONFIG["trainer"], **trainer}}
+
+
+def test_the_same_configuration_opens_it_again(tmp_path) -> None:
+    folder = open_run(tmp_path / "run", CONFIG)
+    assert open_run(folder, {**CONFIG, "size": [1, 2]}) == folder
+    assert open_run(folder, changed(log_every_n_steps=9)) == folder
+
+
+def test_another_configuration_is_refused_with_its_keys(tmp_path) -> None:
+    open_run(tmp_path / "run", CONFIG)
+    before = (tmp_path / "run" / "run.json").read_text()
+    with pytest.raises(InputError, match=r"trainer\.max_steps: 5 -> 7") as caught:
+        open_run(tmp_path / "run", changed(max_steps=7))
+    assert "log_every" not in str(caught.value) and "name=" in str(caught.value)
+    with pytest.raises(InputError, match="size"):
+        open_run(tmp_path / "run", {k: v for k, v in CONFIG.items() if k != "size"})
+    assert (tmp_path / "run" / "run.json").read_text() == before
+
+
+def test_hash_follows_what_a_run_computes() -> None:
+    assert config_hash(CONFIG) == config_hash(changed(log_every_n_steps=3))
+    assert config_hash(CONFIG) != config_hash(changed(max_steps=6))
+
+
+def test_status_and_finish(tmp_path) -> None:
+    write_status(tmp_path, state="running", step=3)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "running" and status["step"] == 3 and status["updated"].endswith("Z")
+    assert not is_finished(tmp_path)
+    (tmp_path / "metrics.json").write_text("{}")
+    assert is_finished(tmp_path)
+    assert [p.name for p in tmp_path.glob(".*")] == []
