@@ -207,7 +207,7 @@ def _layout(
 def _dtype(path: Path, header: nib.Nifti1Header) -> np.dtype:
     try:
         dtype = header.get_data_dtype()
-    except nib.spatialimages.HeaderDataError:
+    except (KeyError, nib.spatialimages.HeaderDataError):
         dtype = None
     if dtype is None or dtype.fields or dtype.kind not in "iuf" or dtype.itemsize > 8:
         name = "colour" if dtype is not None and dtype.fields else f"{dtype or 'unknown'}"

@@ -27,7 +27,8 @@ class Preparation:
         intensity: "window" maps `hu` to [0, 1]; "minmax" maps the volume's own range (as released
             by the paper's authors).
         flip_x: mirror the W axis on loading (as released by the paper's authors).
-        antialias: average while shrinking instead of skipping voxels.
+        antialias: average while shrinking, in one step from the scan to `size`; False skips
+            voxels, in two steps over `spacing` (as released by the paper's authors).
         nan: "reject" a scan with NaN or infinite voxels, or take them as "air".
         assume_orientation: ITK letters for a NIfTI file that says nothing about its orientation
             (no sform and no qform); None rejects such a file.
