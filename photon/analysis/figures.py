@@ -110,14 +110,14 @@ def _ratio_panel(
                 xytext=(2, 3), textcoords="offset points", fontsize=8, color=PURPLE,
             )  # fmt: skip
     _curve(ax, steps, "soft_keep", window, AMBER, "soft: mean retention probability")
-    _curve(ax, steps, "hard_keep", window, PURPLE, "hard: share of tokens kept")
+    _curve(ax, steps, "hard_keep", window, PURPLE, "hard: share of tokens above theta")
     ax.set(ylabel="retention ratio", ylim=(0, 1.04))
     ax.legend(loc="upper right", frameon=False, fontsize=9)
     visual = steps["visual_tokens"].dropna().unique()
     if len(visual) == 1:  # only then is one ratio one number of tokens
         scale = float(visual[0])
         tokens = ax.secondary_yaxis("right", functions=(lambda r: r * scale, lambda t: t / scale))
-        tokens.set_ylabel("visual tokens kept", fontsize=9.5)
+        tokens.set_ylabel("visual tokens", fontsize=9.5)
         tokens.tick_params(labelsize=9, color=GREY)
         tokens.spines["right"].set_visible(False)
 
@@ -132,7 +132,7 @@ def _subtask_panel(ax: Axes, frame: pd.DataFrame, window: int) -> None:
             part["step"], retention.rolling(part["hard_keep"], 2 * window, part["stage"]), lw=1.5,
             color=LINES[i % len(LINES)], ls=("-", "--", ":")[i // len(LINES) % 3], label=name,
         )  # fmt: skip
-    ax.set(ylabel="kept, by subtask", ylim=(0, 1.04))
+    ax.set(ylabel="hard, by subtask", ylim=(0, 1.04))
     ax.legend(
         loc="upper left", bbox_to_anchor=(1.005, 1.0), frameon=False, fontsize=8, borderaxespad=0
     )

@@ -21,7 +21,10 @@ COLUMNS = ("step", "stage", "subtask", "n", *VALUES)
 
 
 def load_retention(run: str | Path) -> pd.DataFrame:
-    """retention.parquet of a run directory (or the file itself), sorted by step."""
+    """retention.parquet of a run directory (or the file itself), sorted by step.
+
+    theta is missing while pruning is off, whatever was logged.
+    """
     path = Path(run)
     path = path / "retention.parquet" if path.is_dir() else path
     if not path.is_file():
@@ -42,6 +45,7 @@ def load_retention(run: str | Path) -> pd.DataFrame:
     unknown = sorted(set(frame["stage"]) - set(STAGES))
     if unknown:
         raise InputError(f"{path}: unknown stage {unknown[0]!r}. Use one of {', '.join(STAGES)}.")
+    frame["theta"] = frame["theta"].astype(float).where(frame["stage"] != "off")  # not in use
     return frame.sort_values(["step", "subtask"], kind="stable").reset_index(drop=True)
 
 

@@ -50,10 +50,10 @@ def constant_control(
 ) -> dict[str, ConstantAnswers]:
     """Constant-answer controls {"test": ..., "train": ...}; "train" only with training records.
 
-    Per subtask: choice questions get the majority letter, or the option whose text is the most
-    frequent right answer (the letter of the most frequent one on offer) if that scores better; text
-    the most frequent answer; numbers the median value. A subtask without training answers falls
-    back to the majorities of all training answers of its kind.
+    Per subtask: choice questions get the majority letter, or the option with the most frequent
+    right answer text (the majority letter where that is not on offer), whichever scores better;
+    text the most frequent answer; numbers the median value. A subtask without training answers
+    falls back to the majorities of all training answers of its kind.
     """
     rows = [as_row(record) for record in records]
     out = {}
@@ -140,11 +140,11 @@ class _Majorities:
         letter = letters[0] if letters else min(choices, default="")
         if rule == "letter":
             return letter
-        for text in _ranked(table.options):
-            offered = sorted(k for k, v in choices.items() if v == text)
-            if offered:
-                return offered[0]
-        return letter
+        # One text only: going down a list of texts would look answers up where each occurs once.
+        favourite = next(iter(_ranked(table.options)), None)
+        repeated = table.options[favourite] > 1
+        offered = sorted(k for k, v in choices.items() if v == favourite and repeated)
+        return offered[0] if offered else letter
 
     def free(self, kind: str, fallback: _Majorities) -> str:
         """Constant answer to free questions; empty if there is nothing to learn it from."""

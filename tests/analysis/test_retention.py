@@ -111,6 +111,9 @@ def test_loading_checks_the_file(tmp_path):
         retention.load_retention(path)
     log().iloc[::-1].to_parquet(path)
     assert retention.load_retention(path)["step"].is_monotonic_increasing
+    log().fillna(0.0).to_parquet(path)
+    theta = retention.per_step(retention.load_retention(path))["theta"]
+    assert theta[:10].isna().all() and (theta[10:] == 0.5).all()
 
 
 def colors(path):
@@ -139,7 +142,7 @@ def test_curves_show_the_data():
     ratio, theta, band, subtasks = figure.axes
     curves = {line.get_label(): line for line in ratio.get_lines()}
     steps = retention.per_step(log())
-    hard = curves["hard: share of tokens kept"].get_ydata()
+    hard = curves["hard: share of tokens above theta"].get_ydata()
     assert hard == pytest.approx(steps["hard_keep"].to_numpy())
     soft = curves["soft: mean retention probability"].get_ydata()
     assert np.isnan(soft[:10]).all() and soft[10:] == pytest.approx(0.6)

@@ -57,17 +57,29 @@ def test_constants_are_per_subtask_and_fall_back_to_all_of_the_kind():
     assert control.predictions == ["A", "B", "A"]  # "c" is new: the majority of all
 
 
-def test_text_rule_takes_the_most_frequent_text_on_offer():
-    def four(i, letter, **choices):
-        return rec(i, choices=choices, answer=letter, answer_letter=letter)
+def four(i, letter, **choices):
+    return rec(i, choices=choices, answer=letter, answer_letter=letter)
 
-    train = [four(i, "A", A="liver", B="spleen") for i in range(3)] + [
-        four(4, "B", A="x", B="lung")
-    ]
-    test = [four(0, "B", A="lung", B="Liver"), four(1, "B", A="heart", B="lung")]
+
+def test_text_rule_takes_the_majority_text_and_else_the_majority_letter():
+    train = [four(i, "A", A="liver", B="spleen") for i in range(3)]
+    train.append(four(4, "B", A="x", B="lung"))
+    test = [four(0, "B", A="lung", B="Liver"), four(1, "A", A="heart", B="lung")]
     control = controls.constant_control(test, train)["train"]
     assert control.rules["s"] == "text"
-    assert control.predictions == ["B", "B"]  # liver where offered, else lung
+    assert control.predictions == ["B", "A"]  # liver where it is offered, else A
+
+
+def test_the_upper_bound_does_not_look_answers_up():
+    """Each right number occurs once: a constant must not find it among the options."""
+    rng = np.random.default_rng(0)
+    records = []
+    for i in range(200):
+        letter = "ABCD"[int(rng.integers(4))]
+        options = {c: f"{1000 * i + n} mL" for n, c in enumerate("ABCD")}
+        records.append(four(i, letter, **options))
+    score = controls.constant_control(records)["test"].summary["overall"]["accuracy"]
+    assert score == max(Counter(r.answer for r in records).values()) / 200 < 0.35
 
 
 def test_free_text_takes_the_mode_and_numbers_the_median():
