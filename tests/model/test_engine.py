@@ -1,0 +1,232 @@
+"""The packed engine: sharing, packing, dropping and caching change nothing but the cost."""
+
+import pytest
+import torch
+
+from photon.model.generate import generate
+from photon.pruning.baselines.random import RandomPruner
+from tests.helpers import builder, photon_model, random_batch
+
+TIGHT = {"atol": 1e-10, "rtol": 1e-10}
+
+
+def alone(volumes, prompts):
+    """The same questions as batches of one volume and one question."""
+    for volume, group in zip(volumes, prompts, strict=True):
+        for prompt in group:
+            yield builder()([volume], [[prompt]])
+
+
+def summed(model, batches, stage, weight=None):
+    """Answer loss summed over questions, and gradients, over one or many batches."""
+    model.zero_grad()
+    total = 0.0
+    for batch in batches:
+        n = len(batch.suffixes)
+        out = model(batch, stage, weight=torch.ones(n, dtype=torch.float64))
+        answers = out.answers
+        loss = torch.nn.functional.cross_entropy(
+            answers.logits, answers.targets, reduction="none"
+        )
+        loss = answers.questions.mean(loss).sum()
+        loss.backward()
+        total += loss.item()
+    gradients = {
+        k: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for k, p in model.named_parameters()
+    }
+    return total, gradients
+
+
+@pytest.mark.parametrize("stage", ["off", "soft", "hard"])
+def test_gradients_of_shared_prefixes_are_the_sum_over_separate_samples(double_islands, stage):
+    """With pruning this includes the surrogate: it is defined question by question."""
+    model = photon_model(layer=0.5)
+    batch, volumes, prompts = random_batch()
+    loss, together = summed(model, [batch], stage)
+    expected, apart = summed(model, alone(volumes, prompts), stage)
+    assert loss == pytest.approx(expected, abs=1e-10)
+    for name, gradient in together.items():
+        torch.testing.assert_close(gradient, apart[name], **TIGHT, msg=name)
+    moved = sum(float(g.abs().max()) > 1e-8 for n, g in together.items() if "pruner" in n)
+    assert moved == (0 if stage == "off" else 4)
+
+
+def test_packed_equals_one_at_a_time_with_different_kept_counts():
+    model = photon_model(layer=0.5).eval()
+    batch, volumes, prompts = random_batch()
+    out = model(batch, "hard")
+    counts = out.selection.counts.tolist()
+    assert len(set(counts)) > 2 and out.selection.hard_ratio.max() < 1
+    singles = [model(one, "hard") for one in alone(volumes, prompts)]
+    assert counts == [int(s.selection.counts) for s in singles]
+    torch.testing.assert_close(
+        out.answers.logits, torch.cat([s.answers.logits for s in singles]), **TIGHT
+    )
+
+
+def test_pruned_forward_equals_masking_the_dropped_tokens_in_the_stock_layers():
+    """Oracle: the stock layers over all rows, with the dropped keys masked from layer l on."""
+    model = photon_model(layer=0.5).eval()
+    batch, _, _ = random_batch(questions=((4,),), shapes=[(6, 8, 8)])
+    out = model(batch, "hard")
+    ids = torch.cat([batch.prefix_ids, batch.suffix_ids])
+    positions = torch.cat([batch.prefix_positions, batch.suffix_positions], 1)
+    language = model.backbone.model.language_model
+    hidden = language.embed_tokens(ids).clone()
+    hidden[: batch.prefixes.total][batch.visual] = model.encode(batch)
+    hidden = hidden[None]
+    n = len(ids)
+    causal = torch.ones(n, n).tril().bool()
+    gone = torch.zeros(n, dtype=torch.bool)
+    gone[: batch.prefixes.total][batch.visual] = ~out.selection.keep
+    pruned = (causal & ~gone) | torch.eye(n).bool()
+    rope = language.rotary_emb(hidden, positions[:, None])
+    for i, layer in enumerate(language.layers):
+        mask = causal if i < model.cut else pruned
+        bias = torch.zeros(n, n, dtype=torch.float64).masked_fill(~mask, float("-inf"))
+        got = layer(hidden, attention_mask=bias[None, None], position_embeddings=rope)
+        hidden = got[0] if isinstance(got, tuple) else got
+    logits = model.logits(hidden[0, batch.prefixes.total :])
+    from photon.questions.batch import IGNORE
+
+    torch.testing.assert_close(
+        out.answers.logits, logits[batch.targets != IGNORE], atol=2e-5, rtol=2e-5
+    )
+
+
+def test_answers_never_influence_selection():
+    model = photon_model(layer=0.5).eval()
+    batch, _, _ = random_batch()
+    other, _, _ = random_batch()
+    supervised = (other.targets != -100).nonzero().squeeze(1) + 1
+    other.suffix_ids[supervised] = (other.suffix_ids[supervised] + 17) % 60 + 4
+    a, b = model(batch, "hard"), model(other, "hard")
+    assert not torch.allclose(a.answers.logits, b.answers.logits)
+    for name in ("keep", "scores", "theta"):
+        assert torch.equal(getattr(a.selection, name), getattr(b.selection, name))
+
+
+def recomputed(model, volumes, prompts, n_steps, stage, keep):
+    """Greedy tokens by running every sequence anew from its first row at every step."""
+    from dataclasses import replace
+
+    answers = []
+    which = 0
+    for volume, group in zip(volumes, prompts, strict=True):
+        for prompt in group:
+            tokens = []
+            for _ in range(n_steps):
+                grown = replace(
+                    prompt,
+                    suffix=[*prompt.suffix, *tokens, 9],
+                    answer_start=len(prompt.suffix) + len(tokens),
+                )
+                batch = builder()([volume], [[grown]])
+                if isinstance(keep, torch.Tensor):
+                    model.pruner.keep = keep[which : which + 1]
+                with torch.no_grad():
+                    logits = model(batch, stage).answers.logits
+                token = int(logits[-1].argmax())
+                if token == 7:
+                    break
+                tokens.append(token)
+            answers.append(tokens)
+            which += 1
+    model.pruner.keep = None
+    return answers
+
+
+@pytest.mark.parametrize("stage", ["off", "hard"])
+def test_cached_decoding_equals_full_recomputation(stage):
+    """Different kept counts, different answer lengths, several volumes in one batch."""
+    model = photon_model(seed=3, layer=0.5).eval()
+    batch, volumes, prompts = random_batch(n_answer=None)
+    got = generate(model, batch, end_id=7, max_new_tokens=6, stage=stage)
+    assert got.tokens == recomputed(model, volumes, prompts, 6, stage, None)
+    assert any(len(t) > 1 for t in got.tokens)
+    if stage == "hard":
+        assert len(set(got.kept_tokens)) > 1
+        assert [int(m.sum()) for m in got.keep_masks] == got.kept_tokens
+
+
+def test_a_batch_of_questions_decodes_like_one_at_a_time():
+    model = photon_model(seed=3, layer=0.5).eval()
+    batch, volumes, prompts = random_batch(n_answer=None)
+    together = generate(model, batch, end_id=7, max_new_tokens=5)
+    apart = [
+        generate(model, one, end_id=7, max_new_tokens=5).tokens[0]
+        for one in alone(volumes, prompts)
+    ]
+    assert together.tokens == apart
+
+
+def test_budgets_and_another_pruner_at_inference():
+    model = photon_model(layer=0.5).eval()
+    batch, _, _ = random_batch(n_answer=None)
+    counts = torch.tensor([1, 2, 3, 4, 5, 6])
+    assert generate(model, batch, 7, keep=counts).kept_tokens == counts.tolist()
+    random = generate(model, batch, 7, pruner=RandomPruner(layer=0.5), keep=counts)
+    assert random.kept_tokens == counts.tolist()
+    photon = generate(model, batch, 7, keep=counts)
+    assert any(
+        not torch.equal(a, b) for a, b in zip(random.keep_masks, photon.keep_masks, strict=True)
+    )
+
+
+def test_compact_cache_hides_dropped_tokens_from_later_steps():
+    """`compact` differs from `full` only after the first token, whose pass saw everything."""
+    model = photon_model(seed=3, layer=0.5).eval()
+    batch, _, _ = random_batch(n_answer=None)
+    full = generate(model, batch, 7, max_new_tokens=6, keep=1)
+    model.kv = "compact"
+    compact = generate(model, batch, 7, max_new_tokens=6, keep=1)
+    first = [t[:1] for t in full.tokens]
+    assert first == [t[:1] for t in compact.tokens]
+    model.kv = "full"
+
+
+def test_flip_answers_under_the_inverted_mask_of_the_marked_questions():
+    model = photon_model(layer=0.5).eval()
+    batch, _, _ = random_batch()
+    flip = torch.tensor([True, False, True, False, False, True])
+    out = model(batch, "hard", flip=flip)
+    keep = out.selection.keep
+
+    class Inverted(type(model.pruner)):
+        def select(self, *args, **kwargs):
+            from photon.pruning.base import Selection
+
+            return Selection(~keep, out.selection.pairs)
+
+    model.pruner.__class__ = Inverted
+    inverted = model(batch, "hard").answers
+    use = inverted.questions.expand(flip)
+    torch.testing.assert_close(out.flipped.logits, inverted.logits[use], **TIGHT)
+    lengths = [n if f else 0 for n, f in zip(inverted.questions.lengths, flip, strict=True)]
+    assert out.flipped.questions.lengths == lengths
+
+
+def test_soft_stage_scales_visual_rows_by_q():
+    """At q -> 1 for all tokens the soft stage is the unpruned model."""
+    model = photon_model(layer=0.5).eval()
+    torch.nn.init.constant_(model.pruner.predictor.mlp[2].bias, -1e3)
+    model.pruner.tau = 1e-3
+    object.__setattr__(model.pruner, "tau", 1e-3)
+    batch, _, _ = random_batch()
+    soft, off = model(batch, "soft"), model(batch, "off")
+    lowest = soft.selection.prob < 0.999
+    assert int(lowest.sum()) == len(batch.suffixes)
+    model.pruner.predictor.mlp[2].bias.data.fill_(0.0)
+    scaled = model(batch, "soft")
+    assert not torch.allclose(scaled.answers.logits, off.answers.logits)
+
+
+def test_a_question_without_a_volume():
+    model = photon_model(layer=0.5).eval()
+    generator = torch.Generator().manual_seed(0)
+    from tests.helpers import prompt
+
+    batch = builder()([None], [[prompt(generator, n_answer=0)]])
+    got = generate(model, batch, 7, stage="off", max_new_tokens=2)
+    assert got.visual_tokens == [0] and len(got.tokens[0]) <= 2
