@@ -10,8 +10,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "questions",
         help="make questions with verified answers from CTs and label maps",
-        description="Ask about existence, size, attenuation, counts, location and sides; answers are "
-        "computed from the voxels. A named structure without a voxel counts as absent.",
+        description="Ask about existence, size, attenuation, counts, location and sides; answers "
+        "are computed from the voxels. A named structure without a voxel counts as absent.",
     )
     parser.add_argument("--ct", nargs="+", required=True, metavar="FILE", help="CT volumes in HU")
     parser.add_argument(
@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     for number, (ct, labels) in enumerate(zip(args.ct, args.labels), start=1):
         hu, ids, affine = read_pair(ct, labels, names)
         where = {"volume": _relative(ct, root), "labels_path": _relative(labels, root)}
+        if len(args.ct) > 1:
+            where["prefix"] = f"{number:04d}"
         try:
             made = generate_questions(hu, ids, affine, names, **where, **options)
         except ValueError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ def questions_from_scene(
     scene: Scene,
     *,
     volume: str,
+    prefix: str | None = None,
     labels_path: str | None = None,
     patient: str | None = None,
     task: str = "masks",
@@ -73,7 +75,8 @@ def questions_from_scene(
     subtasks that have them.  `reference`: {organ: {"volume_ml": (low, high), "hu": (low, high)}},
     without which no size or attenuation class is asked.  `prevalence`: {organ: share of volumes
     that show it}, which evens out yes and no over a data set.  `exclude`: kinds ("side") or
-    "KIND:ORGAN" never asked.  Raises ValueError on an unknown form or subtask and illegal numbers.
+    "KIND:ORGAN" never asked.  `prefix`: of the ids, by default the volume's file name.  Raises
+    ValueError on an unknown form or subtask and on illegal numbers.
     """
     _check(forms, subtasks, per_volume, numeric)
     rng = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(volume.encode())]))
@@ -92,9 +95,10 @@ def questions_from_scene(
             item = _pick(pools[str(name)], numeric, rng)
             pools[str(name)].remove(item)
             records.append(_word(item, len(records), volume, forms, rng))
+    prefix = _stem(volume) if prefix is None else prefix
     base = {"labels": labels_path, "patient": patient or volume, "task": task}
     extra = {"split": split} if split else {}
-    return [_with(record, base, extra) for record in records]
+    return [_with(record, base, extra, prefix) for record in records]
 
 
 def find_items(
@@ -153,7 +157,7 @@ def _word(
         letter = next(key for key, option in choices.items() if option == item.answer)
         text, answer = choice_text(text, choices), letter
     return Record(
-        id=f"{_stem(volume)}-{number:03d}-{item.kind}",
+        id=f"{number:03d}-{item.kind}",
         volume=volume,
         question=text,
         answer=answer,
@@ -173,6 +177,5 @@ def _stem(volume: str) -> str:
     return Path(volume).name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _with(record: Record, base: dict, extra: dict) -> Record:
-    fields = {**record.__dict__, **base, "extra": {**record.extra, **extra}}
-    return Record(**fields)
+def _with(record: Record, base: dict, extra: dict, prefix: str) -> Record:
+    return replace(record, id=f"{prefix}-{record.id}", extra={**record.extra, **extra}, **base)

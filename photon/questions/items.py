@@ -21,7 +21,7 @@ from photon.questions.label_names import (
     plural,
     split_side,
 )
-from photon.questions.measure import Region, Scene, Structure
+from photon.questions.measure import Scene, Structure
 
 Reference = Mapping[str, Mapping[str, tuple[float, float]]]
 
@@ -49,17 +49,6 @@ class Item:
     @property
     def answer_class(self) -> str:
         return "number" if self.value is not None else self.answer
-
-
-def present_ids(region: Region | None, ids: tuple[int, ...]) -> tuple[int, ...]:
-    return ids if region is not None else ()
-
-
-def ids_of(structure: Structure) -> tuple[int, ...]:
-    """The ids of an organ that occur in the volume, its lesions' included."""
-    return present_ids(structure.tissue, structure.ids) + (
-        structure.lesion_ids if structure.lesions else ()
-    )
 
 
 def organs(scene: Scene) -> Iterator[Structure]:
@@ -93,26 +82,26 @@ def existence_items(scene: Scene, prevalence: Mapping[str, float]) -> Iterator[I
             if keep > 0:
                 yield Item(
                     "organ_present", name, {"x": display(name)}, "yes" if seen else "no",
-                    words.YES_NO, ids_of(structure) if seen else (), keep=keep,
+                    words.YES_NO, structure.seen if seen else (), keep=keep,
                 )  # fmt: skip
         if seen and structure.lesion_ids and structure.lesions_certain:
             yield Item(
                 "lesion_present", name, {"x": display(name), "w": structure.lesion_word},
-                "yes" if structure.lesions else "no", words.YES_NO, ids_of(structure),
+                "yes" if structure.lesions else "no", words.YES_NO, structure.seen,
             )  # fmt: skip
     for name, finding in scene.findings.items():
         seen = scene.present(name)
         if seen is not None:
             yield Item(
                 "finding_present", name, {"x": display(name)}, "yes" if seen else "no",
-                words.YES_NO, finding.ids if seen else near(scene, name),
+                words.YES_NO, finding.seen if seen else near(scene, name),
             )  # fmt: skip
 
 
 def near(scene: Scene, finding: str) -> tuple[int, ...]:
     """Where one looks for an absent effusion: the lung of its side."""
     lung = scene.structures.get(f"lung_{split_side(finding)[1]}")
-    return ids_of(lung) if lung else ()
+    return lung.seen if lung else ()
 
 
 def _classify(value: float, limits: tuple[float, float], margin: float) -> int | None:
@@ -142,7 +131,7 @@ def hu_class(structure: Structure, reference: Reference) -> str | None:
 
 def size_items(scene: Scene, reference: Reference, rng: np.random.Generator) -> Iterator[Item]:
     for structure in organs(scene):
-        name, whole, ids = structure.name, structure.whole, ids_of(structure)
+        name, whole, ids = structure.name, structure.whole, structure.seen
         text = {"x": display(name)}
         if answer := size_class(structure, reference):
             yield Item("size_class", name, text, answer, words.SIZE_CLASSES, ids)
@@ -162,22 +151,23 @@ def attenuation_items(
         name, tissue, text = structure.name, structure.tissue, {"x": display(structure.name)}
         if tissue is None:
             continue
+        own = tuple(label for label in structure.seen if label in structure.ids)
         if answer := hu_class(structure, reference):
-            yield Item("hu_class", name, text, answer, words.HU_CLASSES, structure.ids)
+            yield Item("hu_class", name, text, answer, words.HU_CLASSES, own)
         value = float(round(tissue.mean_hu))
         if abs(value) >= 10:
             # Relative accuracy is ill-conditioned near 0 HU, so such means are not asked for.
             step = max(40.0, 0.35 * abs(value))
             shifts = step * rng.permutation(np.array((-3, -2, -1, 1, 2, 3)))[:3]
             options = _number_options(value, np.maximum(value + shifts, -1000), "HU")
-            yield Item("mean_hu", name, text, f"{value:g} HU", options, structure.ids, value, "HU")
+            yield Item("mean_hu", name, text, f"{value:g} HU", options, own, value, "HU")
         differences = [region.mean_hu - tissue.mean_hu for region in structure.lesions]
         certain = structure.lesions_certain and len(differences) == 1
         if certain and abs(differences[0]) >= 50:
             answer = "brighter" if differences[0] > 0 else "darker"
             text = {**text, "w": structure.lesion_word}
             options = ("brighter", "darker")
-            yield Item("lesion_density", name, text, answer, options, ids_of(structure))
+            yield Item("lesion_density", name, text, answer, options, structure.seen)
 
 
 def _number_options(value: float, others: np.ndarray, unit: str) -> tuple[str, ...]:
@@ -207,7 +197,7 @@ def counting_items(
             count = len(structure.lesions)
             text = {"x": display(structure.name), "w": structure.lesion_word}
             options = _count_options(count, rng)
-            ids = ids_of(structure)
+            ids = structure.seen
             yield Item("lesion_count", structure.name, text, str(count), options, ids)
     for base, left, right in pairs(scene.structures):
         seen = (scene.present(left.name), scene.present(right.name))
@@ -220,7 +210,7 @@ def counting_items(
             chances = ((1 - p) * (1 - q), p * (1 - q) + q * (1 - p), p * q)
             # Two is the usual answer: thin it to the frequency of one.
             keep = _thin(chances[2], chances[1]) if count == 2 else 1.0
-        text, ids = {"n": plural(base)}, ids_of(left) + ids_of(right)
+        text, ids = {"n": plural(base)}, left.seen + right.seen
         options = _count_options(count, rng)
         if keep > 0:
             yield Item("pair_count", base, text, str(count), options, ids, keep=keep)
@@ -229,6 +219,6 @@ def counting_items(
         seen = [scene.present(name) for name in members]
         if members and None not in seen:
             count = sum(map(bool, seen))
-            ids = tuple(i for name in members for i in ids_of(scene.structures[name]))
+            ids = tuple(i for name in members for i in scene.structures[name].seen)
             options = _count_options(count, rng)
             yield Item("family_count", noun, {"n": noun}, str(count), options, ids)

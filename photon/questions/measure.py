@@ -43,13 +43,15 @@ class Region:
 class Structure:
     """One organ: `ids` are its own labels, `lesion_ids` those of its lesions.
 
-    `whole` measures organ and lesions, `tissue` the organ without its lesions, `lesions` one region
-    per connected lesion (26 neighbours). A region is None where no voxel carries the ids.
+    `seen`: those of both that occur.  `whole` measures organ and lesions, `tissue` the organ
+    without its lesions, `lesions` one region per connected lesion (26 neighbours).  A region is
+    None where no voxel carries the ids.
     """
 
     name: str
     ids: tuple[int, ...]
     lesion_ids: tuple[int, ...]
+    seen: tuple[int, ...]
     whole: Region | None
     tissue: Region | None
     lesions: tuple[Region, ...] = ()
@@ -187,6 +189,7 @@ def measure(
             name,
             ids,
             lesion_ids,
+            seen=tuple(label for label in ids + lesion_ids if tool.sums(label) is not None),
             whole=tool.region(ids + lesion_ids),
             tissue=tool.region(ids),
             lesions=tool.components(lesion_ids),

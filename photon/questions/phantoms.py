@@ -23,7 +23,7 @@ from isal import igzip
 from photon.errors import InputError
 from photon.questions import templates
 from photon.questions.from_masks import FORMS, questions_from_scene
-from photon.questions.items import Reference, hu_class, ids_of, size_class
+from photon.questions.items import Reference, hu_class, size_class
 from photon.questions.label_names import display
 from photon.questions.measure import Scene, measure
 from photon.questions.record import Record, read_records, write_records
@@ -141,7 +141,7 @@ def _write_case(root: Path, spec: PhantomDataset, split: str, index: int) -> tup
         task="report",
         subtask="report",
         labels=labels,
-        evidence=tuple(i for s in scene.structures.values() for i in ids_of(s)),
+        evidence=tuple(i for s in scene.structures.values() for i in s.seen),
         extra={"facts": phantom.facts, "split": split},
     )
     return questions, report.to_row()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from photon.questions import templates as words
-from photon.questions.items import Item, ids_of, near, organs, pairs
+from photon.questions.items import Item, near, organs, pairs
 from photon.questions.label_names import LATERAL, display, split_side
 from photon.questions.measure import Scene, Structure
 
@@ -24,7 +24,7 @@ def location_items(scene: Scene) -> Iterator[Item]:
         if lesions_known and left.lesions_certain and right.lesions_certain:
             text = {"x": display(base), "w": left.lesion_word}
             answer = _side_set(bool(left.lesions), bool(right.lesions))
-            ids = ids_of(left) + ids_of(right)
+            ids = left.seen + right.seen
             yield Item("lesion_side", base, text, answer, words.SIDE_SETS, ids)
         if scene.present(left.name) and scene.present(right.name):
             yield from _pair_level(scene, base, left, right)
@@ -34,7 +34,7 @@ def location_items(scene: Scene) -> Iterator[Item]:
             ids = tuple(
                 i
                 for finding, there in zip((left, right), seen, strict=True)
-                for i in (finding.ids if there else near(scene, finding.name))
+                for i in (finding.seen if there else near(scene, finding.name))
             )
             answer = _side_set(bool(seen[0]), bool(seen[1]))
             yield Item("finding_side", base, {"x": display(base)}, answer, words.SIDE_SETS, ids)
@@ -48,7 +48,7 @@ def _pair_level(scene: Scene, base: str, left: Structure, right: Structure) -> I
     assert left.whole and right.whole
     gap = left.whole.centre[2] - right.whole.centre[2]
     if not (left.whole.cut or right.whole.cut) and abs(gap) >= 2 * scene.voxel_mm:
-        answer, ids = "left" if gap > 0 else "right", ids_of(left) + ids_of(right)
+        answer, ids = "left" if gap > 0 else "right", left.seen + right.seen
         yield Item("pair_level", base, {"x": display(base)}, answer, words.SIDES, ids)
 
 
@@ -63,7 +63,7 @@ def _lesion_level(structure: Structure) -> Iterator[Item]:
         text = {"x": display(structure.name), "w": structure.lesion_word}
         answer = "upper" if offset > 0 else "lower"
         yield Item(
-            "lesion_level", structure.name, text, answer, ("upper", "lower"), ids_of(structure)
+            "lesion_level", structure.name, text, answer, ("upper", "lower"), structure.seen
         )
 
 
@@ -77,7 +77,7 @@ def _side(scene: Scene, structure: Structure) -> Iterator[Item]:
     if abs(offset) >= max(30.0, 0.25 * whole.width):
         answer = "right" if offset > 0 else "left"
         text = {"x": display(base)}
-        yield Item("side", structure.name, text, answer, words.SIDES, ids_of(structure))
+        yield Item("side", structure.name, text, answer, words.SIDES, structure.seen)
 
 
 def _distinct(first: Structure, second: Structure) -> bool:
@@ -96,7 +96,7 @@ def _relative(scene: Scene) -> Iterator[Item]:
             assert first.whole and second.whole
             gap = np.subtract(first.whole.centre, second.whole.centre)
             text = {"x": display(first.name), "y": display(second.name)}
-            ids = ids_of(first) + ids_of(second)
+            ids = first.seen + second.seen
             if abs(gap[0]) >= 30:
                 answer = "right" if gap[0] > 0 else "left"
                 yield Item("relative_side", first.name, text, answer, words.SIDES, ids)
@@ -110,7 +110,7 @@ def comparison_items(scene: Scene) -> Iterator[Item]:
         if scene.present(left.name) and scene.present(right.name):
             for kind, answer in _compare(left, right, "pair_larger", "pair_denser"):
                 side = "left" if answer is left else "right"
-                ids = ids_of(left) + ids_of(right)
+                ids = left.seen + right.seen
                 yield Item(kind, base, {"x": display(base)}, side, words.SIDES, ids)
     seen = list(organs(scene))
     for index, first in enumerate(seen):
@@ -119,7 +119,7 @@ def comparison_items(scene: Scene) -> Iterator[Item]:
                 continue
             for kind, answer in _compare(first, second, "larger", "denser"):
                 texts = (display(first.name), display(second.name))
-                ids = ids_of(first) + ids_of(second)
+                ids = first.seen + second.seen
                 text = {"x": texts[0], "y": texts[1]}
                 yield Item(kind, first.name, text, display(answer.name), texts, ids)
 
