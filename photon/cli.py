@@ -15,7 +15,7 @@ from importlib import import_module
 
 from photon.errors import InputError
 
-MODULES = ("photon.volume.commands",)
+MODULES = ("photon.volume.commands", "photon.questions.commands")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ the cases in flight are then tried one by one, and the one that kills its proces
 
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -81,7 +82,7 @@ def _run_pool(
 ) -> list[Any]:
     """Work through the queue; returns the cases that were in flight when a process died."""
     context = multiprocessing.get_context("spawn")  # a fork of a threaded process may hang
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_single_threaded)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     flying: dict[Future, Any] = {}
     try:
         while queue or flying:
@@ -99,7 +100,8 @@ def _run_pool(
     return []
 
 
-def _single_threaded() -> None:
+def _start_worker() -> None:
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C a worker finishes its case
     torch.set_num_threads(1)

@@ -11,7 +11,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from photon.errors import InputError
 from photon.volume.reader import find_sources, hash_source, read_volume
 
-IMAGE = np.random.default_rng(0).integers(0, 2000, (6, 4, 5)).astype(np.uint16)  # slices, rows, cols
+# slices, rows, columns
+IMAGE = np.random.default_rng(0).integers(0, 2000, (6, 4, 5)).astype(np.uint16)
 
 
 def write_slice(path: Path, pixels: np.ndarray, position, direction=(1, 0, 0, 0, 1, 0), **fields):

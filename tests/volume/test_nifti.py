@@ -22,11 +22,13 @@ def voxels(shape=(5, 6, 7), dtype=np.int16, seed=0) -> np.ndarray:
 def save(path: Path, data: np.ndarray, affine=AFFINE, **fields) -> Path:
     """A NIfTI file whose header fields are then overwritten in place, whatever they break."""
     nib.Nifti1Image(data, affine).to_filename(path)
-    raw = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+    content = path.read_bytes()
+    raw = bytearray(gzip.decompress(content) if path.suffix == ".gz" else content)
     offsets = {
-        "dim": (40, "<8h"), "datatype": (70, "<h"), "pixdim": (76, "<8f"), "vox_offset": (108, "<f"),
-        "scl_slope": (112, "<f"), "scl_inter": (116, "<f"), "xyzt_units": (123, "<B"),
-        "qform_code": (252, "<h"), "sform_code": (254, "<h"), "srow": (280, "<12f"),
+        "dim": (40, "<8h"), "datatype": (70, "<h"), "pixdim": (76, "<8f"),
+        "vox_offset": (108, "<f"), "scl_slope": (112, "<f"), "scl_inter": (116, "<f"),
+        "xyzt_units": (123, "<B"), "qform_code": (252, "<h"), "sform_code": (254, "<h"),
+        "srow": (280, "<12f"),
     }
     for name, value in fields.items():
         offset, code = offsets[name]
@@ -275,7 +277,8 @@ def test_labels(tmp_path) -> None:
     wide = read_labels(save(tmp_path / "b.nii.gz", (ids * 100).astype(np.float32)))
     assert wide.array.dtype == np.uint16
     assert np.array_equal(wide.array, (ids * 100).transpose(2, 1, 0))
-    for name, data in {"frac": ids + 0.5, "neg": ids - 1, "nan": np.where(ids, ids, np.nan)}.items():
+    odd = {"frac": ids + 0.5, "neg": ids - 1, "nan": np.where(ids, ids, np.nan)}
+    for name, data in odd.items():
         with pytest.raises(InputError, match=name):
             read_labels(save(tmp_path / f"{name}.nii", data.astype(np.float32)))
 
