@@ -77,7 +77,7 @@ def merge_rows(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=COLUMNS)
     weighted = frame[MEANS].astype(float).mul(frame["n"].astype(float), axis=0)
     keyed = pd.concat([frame[[*KEYS, "n"]], weighted], axis=1)
-    merged = keyed.groupby(KEYS, sort=True, as_index=False).sum()
+    merged = keyed.groupby(KEYS, sort=True, as_index=False).sum(min_count=1)
     merged[MEANS] = merged[MEANS].div(merged["n"], axis=0)
     return merged[COLUMNS].astype({"step": "int64", "n": "int64"})
 

@@ -27,6 +27,10 @@ ALLOWED_PACKAGES = ("photon", "tasks", "lightning.pytorch", "torch.optim")
 # Hydra's own keys beside `_target_`; positional arguments are not for configuration files.
 HYDRA_KEYS = frozenset({"_target_", "_partial_"})
 
+# Top-level keys that are one target, and those that hold named targets. An empty pruner is none.
+PARTS = ("model", "dataset", "pruner", "trainer")
+GROUPS = ("task", "callbacks", "logger")
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -65,7 +69,9 @@ def supplied_arguments(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         for name, node in config.get("logger", {}).items()
         if str(node.get("_target_")).startswith("tasks.")
     }
-    return {"trainer": ("callbacks", "logger", "default_root_dir"), **ours}
+    phases = {f"task.{name}": ("model",) for name in config.get("task", {})}
+    trainer = {"trainer": ("callbacks", "logger", "default_root_dir"), "model": ("pruner",)}
+    return trainer | phases | ours
 
 
 def to_plain(config: DictConfig | ListConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -94,10 +100,7 @@ def check_config(config: Mapping[str, Any], schema: type = RunConfig) -> None:
     """
     supplied = supplied_arguments(config)
     mistakes = list(_bind("", config, schema, ()))
-    for phase in config.get("phases", {}):
-        if phase not in config.get("task", {}):
-            legal = ", ".join(config.get("task", {}))
-            mistakes.append(f"phases.{phase}: task={legal} has no such phase; add it to task=[...]")
+    mistakes += _incomplete(config)
     for key, node in config.items():
         mistakes += _walk(str(key), node, supplied)
     report(mistakes)
@@ -109,6 +112,20 @@ def report(mistakes: Sequence[str]) -> None:
         count = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''} in the configuration"
         lines = "".join(f"\n  {line}" for line in mistakes)
         raise InputError(f"{count}:{lines}\nNothing was built. Correct the keys named here.")
+
+
+def _incomplete(config: Mapping[str, Any]) -> Iterator[str]:
+    """Phases that are not there, and values for parts that were not chosen."""
+    tasks = config.get("task", {})
+    for phase in config.get("phases", {}):
+        if phase not in tasks:
+            there = ", ".join(tasks)
+            yield f"phases.{phase}: there is no such phase in task=[{there}]; add it there"
+    nodes = {key: config[key] for key in PARTS if key in config}
+    nodes |= {f"{g}.{k}": node for g in GROUPS for k, node in config.get(g, {}).items()}
+    for key, node in nodes.items():
+        if node and "_target_" not in node:
+            yield f"{key}: has values but no _target_ ({', '.join(node)}); choose one, or drop them"
 
 
 def instantiate(node: Mapping[str, Any], key: str = "", **supplied: Any) -> Any:

@@ -1,0 +1,213 @@
+"""Every combination that conf/ offers composes, binds to the code, and can be built."""
+
+import copy
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from photon.errors import InputError
+from tasks.callbacks import PruningSchedule
+from tasks.entry import CONF
+from tasks.schema import EvalConfig, check_config, instantiate, to_plain
+
+ROOT = CONF.parent
+# The data module is built last; once it stands, its arguments are checked like all others.
+DATA_MODULE = (ROOT / "tasks" / "datamodule.py").is_file()
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def compose(*overrides: str, name: str = "train", with_hydra: bool = False):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(name, list(overrides), return_hydra_config=with_hydra)
+
+
+def checked(*overrides: str) -> dict:
+    config = compose(*overrides)
+    for key in OmegaConf.missing_keys(config):  # what only a user can say: files
+        OmegaConf.update(config, key, "given.nii.gz")
+    plain = to_plain(config)
+    if not DATA_MODULE:
+        plain["dataset"] = {"_target_": "tasks.callbacks.Throughput"}
+    check_config(plain)
+    return plain
+
+
+@pytest.mark.parametrize("pruner", options("pruner"))
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_with_every_pruner(experiment: str, pruner: str) -> None:
+    plain = checked(f"experiment={experiment}", f"pruner={pruner}")
+    assert plain["name"] == experiment
+    assert set(plain["phases"]) <= set(plain["task"])
+
+
+@pytest.mark.parametrize("experiment", ["demo", "phase2"])
+@pytest.mark.parametrize("ablation", options("ablation"))
+def test_every_point_of_every_ablation(experiment: str, ablation: str) -> None:
+    """An axis sweeps keys that exist: each of its values composes and binds."""
+    config = compose(f"experiment={experiment}", f"ablation={ablation}", with_hydra=True)
+    swept = config.hydra.sweeper.params
+    if ablation == "none":
+        assert config.hydra.mode is None and not swept
+        return
+    assert config.hydra.mode.name == "MULTIRUN" and len(swept) == 1
+    ((key, values),) = swept.items()
+    points = values.split(",")
+    assert len(points) == len(set(points)) >= 2
+    found = [checked(f"experiment={experiment}", f"{key}={value}") for value in points]
+    assert all(a != b for i, a in enumerate(found) for b in found[:i])
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [
+        (group, option)
+        for group in ("model", "trainer", "logger", "dataset", "variant")
+        for option in options(group)
+    ],
+)
+def test_every_other_option(group: str, option: str) -> None:
+    checked(f"{group}={option}")
+
+
+def test_phases_can_be_chosen_one_at_a_time() -> None:
+    assert list(checked("~phases.align")["phases"]) == ["finetune"]
+    with pytest.raises(InputError, match="phases.align: there is no such phase in task"):
+        checked("experiment=real_ct", "+phases.align=0.5")
+
+
+def test_keys_for_a_part_that_was_not_chosen_are_mistakes() -> None:
+    with pytest.raises(InputError, match=r"pruner: has values but no _target_ \(self_affinity\)"):
+        checked("pruner=none", "variant=no_self_affinity")
+    with pytest.raises(InputError, match=r"task\.finetune: has values but no _target_ \(flip\)"):
+        checked("experiment=phase1", "variant=no_flip")
+
+
+def test_eval_composes_and_binds() -> None:
+    plain = to_plain(compose(name="eval"))
+    if not DATA_MODULE:
+        plain["dataset"] = {"_target_": "tasks.callbacks.Throughput"}
+    check_config(plain, EvalConfig)
+
+
+def test_profiles_are_those_of_the_design() -> None:
+    """DESIGN section 5 and A.2.1: the switches of each profile."""
+    paper = compose("pruner=photon_paper").pruner
+    official = compose("pruner=photon_official").pruner
+    ours = compose().pruner
+    for one in (paper, official, ours):
+        assert (one.layer, one.tau, one.beta) == (0.25, 0.2, 0.8)
+        assert (one.eps_std, one.eps_sat) == (3e-3, 5e-3)
+        assert (one.s_min, one.s_max, one.clip) == (0.5, 2.0, 1.5)
+    switches = ("direction", "statistics", "recentre", "score_gradient", "theta_scale", "readmit")
+    assert [paper[k] for k in switches] == ["paper", "kept", False, True, 1.0, 0.0]
+    assert [official[k] for k in switches] == ["paper", "all", True, False, 0.9, 0.0]
+    band = compose().task.finetune.band
+    assert (band.low, band.high, band.on) == (0.3, 0.8, "hard")
+
+
+def test_mistakes_of_a_real_configuration_come_all_at_once() -> None:
+    plain = checked()
+    plain["pruner"]["taau"] = plain["pruner"].pop("tau")
+    plain["trainer"]["precison"] = plain["trainer"].pop("precision")
+    plain["trainer"]["logger"] = False
+    plain["callbacks"]["pruning"]["soft"] = "early"
+    plain["callbacks"]["seed"]["_target_"] = "os.system"
+    plain["task"]["finetune"]["band"]["on"] = "medium"
+    plain["task"]["align"]["optimizer"]["weight_decy"] = 0.1
+    plain["model"]["preparation"]["spacin"] = [1, 1, 1]
+    with pytest.raises(InputError) as caught:
+        check_config(plain)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "8 mistakes in the configuration:"
+    for says in (
+        "pruner.taau: PhotonPruner has no argument 'taau'; did you mean 'tau'?",
+        "trainer.precison: Trainer has no argument 'precison'; did you mean 'precision'?",
+        "trainer.logger: is set by the program itself; remove it",
+        "callbacks.pruning.soft: 'early' is not float",
+        "callbacks.seed._target_: target 'os.system' is not allowed",
+        "task.finetune.band.on: 'medium' is not 'soft' or 'hard'",
+        "task.align.optimizer.weight_decy: AdamW has no argument 'weight_decy'",
+        "model.preparation.spacin: Preparation has no argument 'spacin'; did you mean 'spacing'?",
+    ):
+        assert any(says in line for line in lines), says
+
+
+def test_run_directories_have_no_time_in_them() -> None:
+    text = "".join(path.read_text() for path in CONF.rglob("*.yaml"))
+    assert "now:" not in text
+    config = compose("experiment=phase2", with_hydra=True)
+    HydraConfig.instance().set_config(config)
+    assert config.hydra.run.dir == "outputs/phase2"
+    assert config.hydra.sweep.dir == "outputs/sweeps/phase2"
+
+
+def test_no_absolute_paths_and_no_optional_groups() -> None:
+    for path in CONF.rglob("*.yaml"):
+        text = path.read_text()
+        assert "optional " not in text, f"{path}: a misspelt option would be ignored"
+        values = [line.split("#")[0].split(": ", 1)[-1].strip() for line in text.splitlines()]
+        assert not [value for value in values if value.startswith("/")], path
+
+
+def test_callbacks_and_pruners_build_from_their_files() -> None:
+    plain = checked("pruner=photon_official")
+    schedule = instantiate(plain["callbacks"]["pruning"], "callbacks.pruning")
+    assert isinstance(schedule, PruningSchedule) and schedule.soft == 0.2
+    pruner = instantiate(plain["pruner"], "pruner")
+    assert sum(p.numel() for p in pruner.parameters()) == 12 * 256 + 256 + 256 + 1
+    broken = copy.deepcopy(plain["callbacks"]["pruning"]) | {"hard": 0.1}
+    with pytest.raises(InputError, match=r"callbacks\.pruning: .*legal is 0 <= soft <= hard"):
+        instantiate(broken, "callbacks.pruning")
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "tokens"),
+    [
+        ("tiny", (2, 6), 128),
+        ("small", (45, 60), 250),
+        ("photon", (3700, 3900), 1000),
+        ("photon_364", (3700, 3900), 4394),
+        ("photon_7b", (8200, 8400), 1000),
+        ("photon_max", (3700, 3900), 7000),
+    ],
+)
+def test_model_files_have_the_sizes_that_they_say(name, millions, tokens) -> None:
+    """Built without memory on the meta device; visual tokens from the shapes (DESIGN section 2)."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    model = checked(f"model={name}")["model"]
+    text = {"vocab_size": 1100, **model["text"]}
+    vision = model["vision"]
+    config = Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=text["tie_word_embeddings"]
+    )
+    with torch.device("meta"):
+        built = Qwen2_5_VLForConditionalGeneration(config)
+    count = sum(p.numel() for p in built.parameters()) / 1e6
+    assert millions[0] < count < millions[1]
+    heads = vision["hidden_size"] // vision["num_heads"]
+    assert text["hidden_size"] // text["num_attention_heads"] == 128 and heads == 80
+    assert sum(text["rope_parameters"]["mrope_section"]) == 64
+    assert vision["out_hidden_size"] == text["hidden_size"]
+    depth, height, width = model["preparation"]["size"]
+    assert tokens == depth // vision["temporal_patch_size"] * (height // 28) * (width // 28)
+
+
+def test_make_files_agree_with_the_requirements() -> None:
+    """The torch that `make` installs lies in the range that requirements.txt allows."""
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    needs = {r.name: r for r in map(Requirement, (x for x in lines if x and x[0] != "#"))}
+    pinned = [x for x in Path(ROOT / "Makefile").read_text().splitlines() if x.startswith("TORCH")]
+    assert pinned[0].split("==")[1] in needs["torch"].specifier
+    for name, below in (("lightning", "2.6.5"), ("transformers", "5.5.0"), ("hydra-core", "1.3.2")):
+        assert below not in needs[name].specifier, f"{name} {below} has a known fault"
+    assert all(r.specifier for r in needs.values())
