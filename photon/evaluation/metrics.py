@@ -38,6 +38,7 @@ def _unify(text: str | None) -> str:
     return " ".join(text.split())
 
 
+@functools.lru_cache(maxsize=1 << 16)  # answers and options repeat a lot
 def normalize_text(text: str | None) -> str:
     """Lower case, without punctuation that carries no number.
 
@@ -176,9 +177,7 @@ def _rouge_scorer():
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
 _BOXED = re.compile(r"boxed\{\s*(?:\\text\{)?\s*\(?([A-Za-z])\)?[.]?\s*\}?\s*\}")
 _MARKER = re.compile(r"\b(?:final\s+answer|answer)\b\**\s*(?:is\b|:|=)\s*:?\**\s*", re.IGNORECASE)
-_ONLY_LETTERS = re.compile(
-    r"[\s(\[*\"'.]*[A-Za-z](?:[\s()\[\]*\"'.,;:/&+-]+(?:(?:and|or)\s+)?[(\[*\"']*[A-Za-z])*[\s)\]*\"'.,;:!]*"
-)
+_SEPARATORS = re.compile(r"[\s()\[\]*\"'.,;:/&+!-]+")
 _LEADING = re.compile(r"[\s(\[*\"']*([A-Za-z])([)\].:,*]+|\s+-)\s*(.*)", re.DOTALL)
 _MARKED = re.compile(
     r"(?:\(([A-Za-z])\)|(?<![A-Za-z0-9.])([A-Z])[.):](?![A-Za-z0-9])"
@@ -224,8 +223,9 @@ def _only(named: set[str], options: Mapping[str, str]) -> str | None:
 def _named_options(text: str, options: Mapping[str, str]) -> set[str]:
     """Letters of all the options that a text names, by letter or by their own text."""
     plain = normalize_text(text)
-    if _ONLY_LETTERS.fullmatch(text):
-        return {c.upper() for c in re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", text)}
+    words = {w.upper() for w in _SEPARATORS.split(text)} - {"", "AND", "OR"}
+    if words and all(len(w) == 1 and "A" <= w <= "Z" for w in words):  # nothing but letters
+        return words
     by_text = {k for k, v in options.items() if v and v == plain}
     if by_text:
         return by_text

@@ -47,7 +47,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Score:
-    """One scored answer. `correct` is None for numbers, `mra` is None for all else.
+    """One scored answer. `correct` is None for numbers, `mra` for all else; `rouge1` is for text.
 
     `gold` is the class of the true answer (for choices the text of the right option, as letters are
     shuffled); `parsed` is what was understood: a letter, a number or the normalised text.
@@ -59,6 +59,7 @@ class Score:
     correct: bool | None
     mra: float | None
     empty: bool
+    rouge1: float | None = None
 
     @property
     def value(self) -> float:
@@ -117,8 +118,11 @@ def score_row(row: Row, protocol: Protocol | None = None) -> Score:
             f"question {row.get('id')} has no answer to compare with. Give the record an answer."
         )
     parsed = metrics.normalize_text(prediction) or None
-    correct = metrics.exact_match(prediction, answer)
-    return Score("text", metrics.normalize_text(answer), parsed, correct, None, empty)
+    correct, rouge1 = (
+        metrics.exact_match(prediction, answer),
+        metrics.rouge1_one(prediction, answer),
+    )
+    return Score("text", metrics.normalize_text(answer), parsed, correct, None, empty, rouge1)
 
 
 def _text(value: Any) -> str | None:
@@ -155,7 +159,7 @@ def summarize_group(rows: Sequence[Row], scores: Sequence[Score]) -> dict[str, A
         "mra": float(np.mean(numbers)) if numbers else None,
         "n_numbers": len(numbers),
         "bleu1": metrics.bleu1(predictions, references),
-        "rouge1": metrics.rouge1(predictions, references),
+        "rouge1": float(np.mean([s.rouge1 for _, s in texts])) if texts else None,
         "n_text": len(texts),
         "n_empty": sum(s.empty for s in scores),
     }
@@ -188,26 +192,37 @@ def macro_mean(groups: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
     return out
 
 
-def summarize(rows: Sequence[Row], protocol: Protocol | None = None) -> dict[str, Any]:
+def score_rows(rows: Iterable[Row], protocol: Protocol | None = None) -> list[Score]:
+    """Score every row; InputError for the first whose truth is unusable."""
+    return [score_row(row, protocol) for row in rows]
+
+
+def summarize(
+    rows: Sequence[Row], protocol: Protocol | None = None, scores: Sequence[Score] | None = None
+) -> dict[str, Any]:
     """overall, macro, subtasks and tasks of prediction rows.
 
     `macro` is the mean over subtasks; `macro.tasks` the mean over tasks of each task's own mean
     over its subtasks (3D-RAD's convention). `overall` counts each question once. `tasks` is empty
-    where no row names a task.
+    where no row names a task. scores: those of `score_rows`, where they are at hand.
     """
-    scores = [score_row(row, protocol) for row in rows]
+    scores = score_rows(rows, protocol) if scores is None else scores
     names = subtask_names(rows)
+    of_subtask: dict[str, list[int]] = {}
+    of_task: dict[str, list[int]] = {}
+    for i, (name, row) in enumerate(zip(names, rows, strict=True)):
+        of_subtask.setdefault(name, []).append(i)
+        if row.get("task") is not None:
+            of_task.setdefault(str(row["task"]), []).append(i)
 
-    def pick(wanted) -> dict[str, Any]:
-        chosen = [i for i in range(len(rows)) if wanted(i)]
+    def pick(chosen: Sequence[int]) -> dict[str, Any]:
         return summarize_group([rows[i] for i in chosen], [scores[i] for i in chosen])
 
-    subtasks = {name: pick(lambda i, n=name: names[i] == n) for name in sorted(set(names))}
-    tasks = {}
-    for task in sorted({str(r["task"]) for r in rows if r.get("task") is not None}):
-        members = {n for n, r in zip(names, rows, strict=True) if str(r.get("task")) == task}
-        tasks[task] = pick(lambda i, t=task: str(rows[i].get("task")) == t)
-        tasks[task]["macro"] = macro_mean(subtasks[n] for n in sorted(members))
+    subtasks = {name: pick(of_subtask[name]) for name in sorted(of_subtask)}
+    tasks = {name: pick(of_task[name]) for name in sorted(of_task)}
+    for name, members in of_task.items():
+        own = sorted({names[i] for i in members})
+        tasks[name]["macro"] = macro_mean(subtasks[n] for n in own)
     macro: dict[str, Any] = macro_mean(subtasks.values())
     macro["n_subtasks"] = len(subtasks)
     if tasks:

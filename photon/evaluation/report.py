@@ -16,7 +16,7 @@ import numpy as np
 
 from photon.evaluation.bootstrap import Interval, bootstrap_mean, paired_difference
 from photon.evaluation.controls import ConstantAnswers
-from photon.evaluation.protocols import Protocol, Row, score_row, subtask_names, summarize
+from photon.evaluation.protocols import Protocol, Row, Score, score_rows, subtask_names, summarize
 from photon.evaluation.table import format_table
 
 PACKAGES = ("torch", "transformers", "lightning", "numpy", "sacrebleu", "rouge-score")
@@ -28,13 +28,15 @@ def retention_summary(rows: Sequence[Row]) -> dict[str, Any]:
     Rows without counts (a foreign file) are left out; everything is None if all are.
     """
     counted = [r for r in rows if r.get("kept_tokens") is not None and r.get("visual_tokens")]
-    names = subtask_names(counted)
-    out = _retention(counted)
-    out["by_subtask"] = {
-        name: _retention([r for r, n in zip(counted, names, strict=True) if n == name])
-        for name in sorted(set(names))
-    }
-    return out
+    by_subtask = {name: _retention(group) for name, group in _by_subtask(counted).items()}
+    return {**_retention(counted), "by_subtask": by_subtask}
+
+
+def _by_subtask(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for name, row in zip(subtask_names(rows), rows, strict=True):
+        groups.setdefault(name, []).append(row)
+    return dict(sorted(groups.items()))
 
 
 def _retention(rows: Sequence[Row]) -> dict[str, Any]:
@@ -59,16 +61,12 @@ def coverage_summary(rows: Sequence[Row]) -> dict[str, Any]:
     random: mean keep ratio of the same questions, the expectation for tokens kept at random.
     """
     covered = [r for r in rows if r.get("coverage") is not None]
-    names = subtask_names(covered)
 
     def mean(chosen: Sequence[Row]) -> dict[str, Any]:
         recall = float(np.mean([r["coverage"] for r in chosen])) if chosen else None
         return {"n": len(chosen), "mean": recall, "random": _retention(chosen)["keep_ratio"]}
 
-    by_subtask = {
-        name: mean([r for r, n in zip(covered, names, strict=True) if n == name])
-        for name in sorted(set(names))
-    }
+    by_subtask = {name: mean(group) for name, group in _by_subtask(covered).items()}
     return {**mean(covered), "by_subtask": by_subtask}
 
 
@@ -88,19 +86,22 @@ def build_metrics(
     id). constant: from `controls.constant_control`; the training constant stands for the control if
     there is one, and the test set's own majority is reported as `upper_bound`.
     """
-    out = summarize(rows, protocol)
-    own = _values(rows, protocol)
+    scores = score_rows(rows, protocol)
+    out = summarize(rows, protocol, scores)
+    own = _values(rows, scores)
     out["overall"]["interval"] = _interval(own, resamples, seed)
     names = subtask_names(rows)
     for name, group in out["subtasks"].items():
-        members = [row for row, n in zip(rows, names, strict=True) if n == name]
-        group["interval"] = _interval(_values(members, protocol), resamples, seed)
+        chosen = [i for i, n in enumerate(names) if n == name]
+        values = _values([rows[i] for i in chosen], [scores[i] for i in chosen])
+        group["interval"] = _interval(values, resamples, seed)
     out["retention"] = retention_summary(rows)
     out["coverage"] = coverage_summary(rows)
     out["controls"] = {}
     for condition, control_rows in (controls or {}).items():
-        summary = summarize(control_rows, protocol)
-        other = _values(control_rows, protocol)
+        control_scores = score_rows(control_rows, protocol)
+        summary = summarize(control_rows, protocol, control_scores)
+        other = _values(control_rows, control_scores)
         out["controls"][condition] = {
             **_control(summary, own, other, resamples, seed),
             "retention": retention_summary(control_rows),
@@ -119,11 +120,11 @@ def _keys(rows: Sequence[Row]) -> list[str]:
     return [str(r["id"]) if r.get("id") is not None else f"#{i}" for i, r in enumerate(rows)]
 
 
-def _values(rows: Sequence[Row], protocol: Protocol | None) -> dict[str, float]:
+def _values(rows: Sequence[Row], scores: Sequence[Score]) -> dict[str, float]:
     """Right or wrong of each judged question, by id; MRA instead where nothing is judged."""
-    scores = {key: score_row(r, protocol) for key, r in zip(_keys(rows), rows, strict=True)}
-    judged = {k: float(s.correct) for k, s in scores.items() if s.correct is not None}
-    return judged or {k: s.value for k, s in scores.items()}
+    pairs = list(zip(_keys(rows), scores, strict=True))
+    judged = {key: float(s.correct) for key, s in pairs if s.correct is not None}
+    return judged or {key: s.value for key, s in pairs}
 
 
 def _interval(values: Mapping[str, float], resamples: int, seed: int) -> dict | None:
@@ -165,7 +166,8 @@ def _constant_entry(
             f"constant answers for {len(chosen.predictions)} questions, but {len(rows)} rows"
         )
     filled = [{**r, "prediction": p} for r, p in zip(rows, chosen.predictions, strict=True)]
-    entry = _control(chosen.summary, own, _values(filled, protocol), resamples, seed)
+    other = _values(filled, score_rows(filled, protocol))
+    entry = _control(chosen.summary, own, other, resamples, seed)
     entry.update(source=chosen.source, rules=chosen.rules, answers=chosen.answers)
     bound = constant["test"].summary
     entry["upper_bound"] = {

@@ -1,6 +1,7 @@
 """Metrics against hand-worked values and loop references."""
 
 import math
+import time
 from collections import Counter
 from fractions import Fraction
 
@@ -52,6 +53,15 @@ def test_letters_in_option_texts_do_not_count_as_letters():
     assert metrics.parse_letter("in the left upper lobe", choices) == "D"
     assert metrics.parse_letter("in the left lung", choices) == "C"
     assert metrics.parse_letter("same", {"A": "same", "B": "same"}) is None
+
+
+def test_degenerate_output_takes_no_time():
+    for unit in ("A (B (C ", "Answer: ", "(*((* a", "9", "1,234,", "left ", "boxed{", "a." * 3):
+        text = unit * 5000
+        start = time.perf_counter()
+        metrics.parse_letter(text, SIDES)
+        metrics.parse_number(text, thousands=True)
+        assert time.perf_counter() - start < 2, unit
 
 
 def test_letters_beyond_d_and_without_choices():
