@@ -202,7 +202,7 @@ def _to_record(row: dict, where: str, path: Path) -> tuple[Record, bool]:
         legal = ", ".join(choices) if choices else "none: the row has no choices"
         raise InputError(f"answer_letter {letter!r} is not among the choices ({legal}); correct it")
     own["question_type"] = own["question_type"] or ("choice" if choices else "free")
-    own["id"] = own["id"] or f"{path.stem}:{where.rpartition(':')[2].strip('[]')}"
+    own["id"] = own["id"] or f"{path.stem}:{where[len(str(path)) :].strip(':[]')}"
     own["patient"] = own["patient"] or chat.volume
     record = Record(
         volume=chat.volume,

@@ -112,6 +112,7 @@ def comparison_items(scene: Scene) -> Iterator[Item]:
                 side = "left" if answer is left else "right"
                 ids = left.seen + right.seen
                 yield Item(kind, base, {"x": display(base)}, side, words.SIDES, ids)
+            yield from _more_lesions(base, left, right)
     seen = list(organs(scene))
     for index, first in enumerate(seen):
         for second in seen[index + 1 :]:
@@ -122,6 +123,14 @@ def comparison_items(scene: Scene) -> Iterator[Item]:
                 ids = first.seen + second.seen
                 text = {"x": texts[0], "y": texts[1]}
                 yield Item(kind, first.name, text, display(answer.name), texts, ids)
+
+
+def _more_lesions(base: str, left: Structure, right: Structure) -> Iterator[Item]:
+    certain = left.lesions_certain and right.lesions_certain and left.lesion_ids
+    if certain and right.lesion_ids and len(left.lesions) != len(right.lesions):
+        answer = "left" if len(left.lesions) > len(right.lesions) else "right"
+        text = {"x": display(base), "w": left.lesion_word}
+        yield Item("pair_lesions", base, text, answer, words.SIDES, left.seen + right.seen)
 
 
 def _compare(

@@ -42,6 +42,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     ),
     "pair_larger": ("Which {x} is larger?", "Is the left or the right {x} larger?"),
     "pair_denser": ("Which {x} is denser?", "Is the left or the right {x} denser?"),
+    "pair_lesions": ("Which {x} has more {w}s?", "On which side has the {x} more {w}s?"),
     "larger": ("Which is larger, the {x} or the {y}?", "Which is bigger, the {x} or the {y}?"),
     "denser": ("Which is denser, the {x} or the {y}?", "Which has more HU, the {x} or the {y}?"),
 }
@@ -53,8 +54,8 @@ SUBTASK_OF: dict[str, str] = {
     "lesion_side": "location", "finding_side": "location", "lesion_level": "location",
     "pair_level": "location", "side": "location", "relative_side": "location",
     "relative_level": "location",
-    "pair_larger": "comparison", "pair_denser": "comparison", "larger": "comparison",
-    "denser": "comparison",
+    "pair_larger": "comparison", "pair_denser": "comparison", "pair_lesions": "comparison",
+    "larger": "comparison", "denser": "comparison",
 }  # fmt: skip
 SUBTASKS = ("existence", "size", "attenuation", "counting", "location", "comparison")
 REPORT_REQUESTS = ("Describe this scan.", "Write a report of this scan.", "What is in this scan?")

@@ -70,7 +70,7 @@ class PhantomConfig:
     shape: tuple[int, int, int] = (112, 112, 112)
     spacing: float = 3.0
     size_factors: tuple[float, float, float] = (0.8, 1.0, 1.22)
-    lesion_probabilities: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    lesion_probabilities: tuple[float, float, float] = (0.4, 0.3, 0.3)
     missing_probability: float = 0.25
     effusion_probability: float = 0.4
     lesion_radius: tuple[float, float] = (6.0, 8.0)
