@@ -134,18 +134,26 @@ def _axis_map(source: Grid, target: Grid) -> tuple[list[int], list[tuple[float, 
     return order, [(float(start), float(step)) for start, step in steps]
 
 
-def _smooth_for(array: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
-    """Box-blur along the source axes so that sampling at the target's coarser spacing is sound."""
+def _shrunk_for(
+    array: torch.Tensor, source: Grid, target: Grid, clip: tuple[float, float] | None
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Blur and thin out a volume along its own axes before it is sampled obliquely and coarser.
+
+    With r target steps per voxel along an axis, the step becomes c = r / 2 and the box width w
+    such that the blur (second moments: of the two interpolations and the box) is that of
+    `axis_matrix` with antialiasing.
+    """
     columns = np.linalg.inv(source[1][:3, :3]) @ target[1][:3, :3]
-    ratio = np.linalg.norm(columns, axis=1)[::-1]  # target step seen along the source's D, H, W
-    widths = [float(np.sqrt(max(r**2 - 1, 0.0))) for r in ratio]
-    if max(widths) < 1e-3:
-        return array
-    # Rows are normalised: a blur must not mix air into the volume's own edge.
-    matrices = [
-        axis_matrix(n, 0, 1, n, width=w) for n, w in zip(array.shape, widths, strict=True)
-    ]
-    return apply_axes(array, tuple(m / m.sum(1, keepdims=True) for m in matrices), 0.0)
+    matrices, counts = [], []
+    for n, r in zip(array.shape, np.linalg.norm(columns, axis=1)[::-1], strict=True):
+        count = int(np.ceil(n / max(1.0, r / 2) - 1e-6))
+        step = n / count
+        width = float(np.sqrt(max(0.0, r**2 - 1 - 2 * step**2)))
+        matrix = axis_matrix(n, (step - 1) / 2, step, count, width=width)
+        # A blur must not mix air into the volume's own edge.
+        matrices.append(matrix / matrix.sum(1, keepdims=True))
+        counts.append(count)
+    return apply_axes(array, tuple(matrices), 0.0, clip), resized_grid(source, tuple(counts))[1]
 
 
 def sample_grids(
@@ -165,9 +173,10 @@ def sample_grids(
     source = (array.shape, affine)
     mapping = _axis_map(source, grids[0])
     if mapping is None:
-        tensor = tensor.float() if clip is None else tensor.float().clamp(*clip)
         if antialias:
-            tensor = _smooth_for(tensor, source, grids[0])
+            tensor, affine = _shrunk_for(tensor, source, grids[0], clip)
+        else:
+            tensor = tensor.float() if clip is None else tensor.float().clamp(*clip)
         transform = np.linalg.inv(affine) @ grids[0][1]
         tensor = sample_affine(tensor, transform, grids[0][0], fill, nearest=False)
         matrices = [np.eye(n) for n in grids[0][0]]
