@@ -28,8 +28,8 @@ venv: $(STAMP)
 # CPU build, and a resolver that sees it beside other packages may pick the CUDA one.
 $(STAMP): requirements.txt
 	@test -x $(BIN)/python || $(PYTHON) -c "import sys; v = sys.version_info[:2]; \
-	  sys.exit(None if (3, 11) <= v < (3, 14) else 'error: Python %d.%d is not supported; call make \
-	  with PYTHON=python3.11, python3.12 or python3.13' % v)"
+	  sys.exit(None if (3, 11) <= v < (3, 14) else 'error: Python %d.%d is not supported; call \
+	make with PYTHON=python3.11, python3.12 or python3.13' % v)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q "$(TORCH)"
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
