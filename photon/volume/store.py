@@ -15,6 +15,7 @@ its CRC on the first read in a process; a damaged one is deleted and made again.
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from photon.volume.geometry import Preparation, prepare_labels, prepare_volume, 
 from photon.volume.reader import Volume, hash_source, read_labels, read_volume
 
 Source = str | Path
+_unwritten: dict[Path, dict[str, str]] = {}  # index entries of this process that have no file
 
 
 class VolumeStore:
@@ -166,13 +168,19 @@ class VolumeStore:
         if sha256 is None:
             sha256 = hash_source(source)
             text = json.dumps(record | {"sha256": sha256})
-            write_atomically(self._index_file(source), lambda stream: stream.write(text.encode()))
+            file = self._index_file(source)
+            try:
+                write_atomically(file, lambda stream: stream.write(text.encode()))
+            except StoreError as error:  # a store that others filled may be read-only
+                warnings.warn(f"{error} Each process hashes its scans again.", stacklevel=2)
+                _unwritten[file] = record | {"sha256": sha256}
         return sha256
 
     def _indexed(self, source: Source) -> tuple[dict[str, str], str | None]:
         """Path and state of a file as it is now, and its SHA-256 if the index holds that state."""
         record = {"path": os.path.abspath(source), "state": _state(Path(source))}
-        known = read_json(self._index_file(source))
+        file = self._index_file(source)
+        known = dict(_unwritten.get(file) or read_json(file))
         sha256 = known.pop("sha256", None)
         return record, sha256 if known == record else None
 

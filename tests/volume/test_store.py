@@ -109,6 +109,25 @@ def test_hashes_each_file_once(tmp_path, scan, monkeypatch) -> None:
     assert len(calls) == 1
 
 
+def test_a_read_only_store_serves_what_it_holds(tmp_path, scan, monkeypatch) -> None:
+    root = tmp_path / "store"
+    expected = VolumeStore(root, SMALL).load(scan)
+    copy = tmp_path / "copy.nii.gz"
+    shutil.copy(scan, copy)
+
+    def read_only(path, write) -> None:
+        raise StoreError(f"{path.parent}: cannot be written (Read-only file system).")
+
+    monkeypatch.setattr(store, "write_atomically", read_only)
+    hashed = []
+    original = store.hash_source
+    monkeypatch.setattr(store, "hash_source", lambda p: hashed.append(p) or original(p))
+    vault = VolumeStore(root, SMALL)
+    with pytest.warns(UserWarning, match="Read-only file system"):
+        assert np.array_equal(vault.load(copy), expected)
+    assert np.array_equal(vault.load(copy), expected) and len(hashed) == 1
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "sidecar", "wrong shape", "gone"])
 def test_a_damaged_entry_is_made_again(tmp_path, scan, damage) -> None:
     vault = VolumeStore(tmp_path / "store", SMALL)
