@@ -11,6 +11,7 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -136,13 +137,17 @@ def instantiate(node: Mapping[str, Any], key: str = "", **supplied: Any) -> Any:
     """
     report(list(_walk(key, node, {key: tuple(supplied)})))
     try:
-        return hydra_instantiate(dict(node), _convert_="all", **supplied)
+        # Hydra would turn supplied dataclasses into dictionaries, so they are given afterwards.
+        build = hydra_instantiate({**node, "_partial_": True}, _convert_="all")
+        return partial(build, **supplied) if node.get("_partial_") else build(**supplied)
     except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, ValueError):
-            where = f"{key}: " if key and key not in str(cause) else ""
-            raise InputError(f"{where}{cause}") from error
-        raise cause if cause is not None else error from None
+        fault: BaseException = error.__cause__ or error
+    except ValueError as error:
+        fault = error
+    if isinstance(fault, ValueError):
+        where = f"{key}: " if key and key not in str(fault) else ""
+        raise InputError(f"{where}{fault}") from fault
+    raise fault
 
 
 def find_target(path: str) -> Callable[..., Any]:
@@ -206,7 +211,7 @@ def _check_target(key: str, node: Mapping[str, Any], supplied: Sequence[str]) ->
     for name in [name for name in arguments if str(name).startswith("_")]:
         yield f"{key}.{name}: only {' and '.join(sorted(HYDRA_KEYS))} may start with an underscore"
         del arguments[name]
-    yield from _bind(key, arguments, target, supplied, partial=bool(node.get("_partial_")))
+    yield from _bind(key, arguments, target, supplied, incomplete=bool(node.get("_partial_")))
 
 
 def _bind(
@@ -214,7 +219,7 @@ def _bind(
     arguments: Mapping[str, Any],
     target: Callable[..., Any],
     supplied: Sequence[str],
-    partial: bool = False,
+    incomplete: bool = False,
 ) -> Iterator[str]:
     """Mistakes in giving `arguments` (and those `supplied` later) to `target` by keyword."""
     name = getattr(target, "__name__", str(target))
@@ -234,7 +239,7 @@ def _bind(
             yield f"{full}: {name} has no argument {argument!r}{did_you_mean(argument, legal)}"
         elif argument in hints:
             yield from _check_value(full, value, hints[argument])
-    if not partial:
+    if not incomplete:
         for argument in legal:
             given = argument in arguments or argument in supplied
             if parameters[argument].default is inspect.Parameter.empty and not given:

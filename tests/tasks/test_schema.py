@@ -154,6 +154,8 @@ def test_instantiate_builds_plain_values_at_every_depth() -> None:
 def test_supplied_arguments_are_given_by_the_program_only() -> None:
     built = schema.instantiate(part(), "pruner", tau=2.0)
     assert built.tau == 2.0
+    band = Band()
+    assert schema.instantiate(part(tau=1.0), "pruner", band=band).band is band
     with pytest.raises(InputError, match="set by the program itself"):
         schema.instantiate(part(tau=1.0), "pruner", tau=2.0)
 
