@@ -15,7 +15,7 @@ from importlib import import_module
 
 from photon.errors import InputError
 
-MODULES = ("photon.volume.commands", "photon.questions.commands")
+MODULES = ("photon.volume.commands", "photon.questions.commands", "photon.ask")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -145,8 +145,8 @@ def retention_rows(batch: VolumeBatch, selection: Selection | None, band: Band) 
             "hard_keep": selection.hard_ratio.float().cpu(),
         }
         kept = selection.counts.float().cpu()
-    ratio = columns["soft_keep" if band.on == "soft" else "hard_keep"]
-    columns["band_hit"] = ((ratio < band.low) | (ratio > band.high)).float()
+        ratio = columns["soft_keep" if band.on == "soft" else "hard_keep"]
+        columns["band_hit"] = ((ratio < band.low) | (ratio > band.high)).float()
     columns["kept_tokens"], columns["visual_tokens"] = kept, visual
     if selection is not None and selection.theta is not None:
         columns["theta"] = selection.theta.detach().float().cpu()

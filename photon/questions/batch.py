@@ -141,6 +141,12 @@ class BatchBuilder:
             labels=list(labels) if labels else [],
         )
 
+    @property
+    def token(self) -> Grid:
+        """Voxels of the stored volume behind one visual token, along depth, height and width."""
+        depth, height, width = self.patch
+        return (depth * self.slab, height * self.merge, width * self.merge)
+
     def grid(self, volume: Tensor | None) -> Grid:
         """Patch grid of a (D, H, W) volume."""
         if volume is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,8 @@ class VolumeQuestions(Dataset):
         per_volume: questions drawn an item and epoch; None takes all.
         with_labels: read the label maps too (for coverage and for mask supervision).
         seed: of the draw, which depends on nothing but seed, epoch and item.
+        substitute: volume to read in place of another (the shuffled-volume control); then no label
+            map is read.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class VolumeQuestions(Dataset):
         per_volume: int | None = None,
         with_labels: bool = False,
         seed: int = 0,
+        substitute: Mapping[str, str] | None = None,
     ):
         groups: dict[tuple, list[Record]] = {}
         for record in records:
@@ -58,6 +61,7 @@ class VolumeQuestions(Dataset):
         self.per_volume = per_volume
         self.with_labels = with_labels
         self.seed = seed
+        self.substitute = dict(substitute or {})
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -66,9 +70,10 @@ class VolumeQuestions(Dataset):
         """Item `index`, or (epoch, index) for that epoch's draw of questions."""
         epoch, index = index if isinstance(index, tuple) else (0, index)
         records = self.draw(epoch, index)
-        source = self.root / records[0].volume
+        name = records[0].volume
+        source = self.root / self.substitute.get(name, name)
         labels = None
-        if self.with_labels and records[0].labels is not None:
+        if self.with_labels and not self.substitute and records[0].labels is not None:
             labels = self.store.load_labels(self.root / records[0].labels, like=source)
             if self.store.preparation.flip_x:
                 labels = labels[..., ::-1].copy()

@@ -1,0 +1,113 @@
+"""One question about one volume: `python -m photon ask VOLUME "QUESTION"`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+DEFAULT_MODEL = "outputs/demo/export"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `ask`."""
+    parser = subparsers.add_parser(
+        "ask",
+        help="ask a question about a volume and see which parts of it were kept",
+        description="Prepare a volume, answer one question, and write a picture of the kept parts.",
+    )
+    parser.add_argument("volume", help="a .nii or .nii.gz file, or a folder with a DICOM series")
+    parser.add_argument("question", help="the question, in quotes")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="export folder (%(default)s)")
+    parser.add_argument("--store", default="outputs/data/store", help="default: %(default)s")
+    parser.add_argument(
+        "--keep",
+        type=float,
+        metavar="BUDGET",
+        help="a share in (0, 1] or a number of tokens, in place of the learned threshold",
+    )
+    parser.add_argument("--picture", metavar="PNG", help="default: VOLUME_kept.png in this folder")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="default: %(default)s")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer, print what it took, write the picture; returns 0. Raises InputError on bad input."""
+    import torch
+
+    from photon.analysis.viewer import save_overlay
+    from photon.errors import InputError
+    from photon.model.checkpoints import load_export
+    from photon.model.generate import generate
+    from photon.questions.dataset import Collate, Item
+    from photon.questions.record import Record
+    from photon.volume.store import VolumeStore
+
+    if not args.question.strip():
+        raise InputError("the question is empty: write it in quotes after the volume")
+    keep = budget(args.keep)
+    clock = [time.perf_counter()]
+    model = load_export(args.model)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    clock.append(time.perf_counter())
+    store = VolumeStore(args.store, model.preparation)
+    volume = torch.from_numpy(store.load(args.volume))
+    clock.append(time.perf_counter())
+    record = Record(id="ask", volume=args.volume, question=args.question.strip())
+    batch = Collate(model.builder, model.tokenizer, False)([Item(volume, [record])]).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        end_id = model.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        generation = generate(model, batch, end_id, args.max_new_tokens, keep=keep)
+    answer = model.tokenizer.decode(generation.tokens[0], skip_special_tokens=True).strip()
+    kept, visual = generation.kept_tokens[0], generation.visual_tokens[0]
+
+    print(answer)
+    print(f"kept {kept} of {visual} visual tokens ({kept / visual:.0%})")
+    stages = {"load model": clock[1] - clock[0], "read volume": clock[2] - clock[1]}
+    for name, seconds in {**stages, **generation.seconds}.items():
+        print(f"  {name:<16}{1000 * seconds:8.0f} ms")
+    picture = Path(args.picture or f"{stem(args.volume)}_kept.png")
+    mask = generation.keep_masks[0].numpy()
+    scores = None if generation.selection is None else generation.selection.scores.cpu().numpy()
+    hu = store.load_hu(args.volume)
+    grid = tuple(n // t for n, t in zip(hu.shape, model.builder.token, strict=True))
+    mask = mask.reshape(grid)
+    scores = None if scores is None else scores.reshape(grid)
+    if model.preparation.flip_x:
+        mask = mask[..., ::-1]
+        scores = None if scores is None else scores[..., ::-1]
+    save_overlay(
+        picture,
+        hu,
+        mask,
+        f"{args.question.strip()}\n{answer or '(no answer)'}   kept {kept} of {visual} tokens",
+        scores=scores,
+        spacing=voxel_size(model.preparation, hu.shape),
+        token=model.builder.token,
+    )
+    print(f"picture: {picture}")
+    return 0
+
+
+def budget(value: float | None) -> float | int | None:
+    """--keep as the pruner takes it: a share up to 1, whole numbers above as a count."""
+    from photon.errors import InputError
+
+    if value is None or 0 < value <= 1:
+        return value
+    if value > 1 and value == int(value):
+        return int(value)
+    raise InputError(f"--keep {value}: give a share in (0, 1] or a whole number of tokens")
+
+
+def stem(volume: str) -> str:
+    """Name of a volume without folder and suffix."""
+    return Path(volume).name.removesuffix(".gz").removesuffix(".nii") or "volume"
+
+
+def voxel_size(preparation, shape: tuple[int, ...]) -> tuple[float, float, float]:
+    """Millimetres of a prepared voxel along depth, height and width; 1 where spacing is unset."""
+    spacing = preparation.spacing or (1.0, 1.0, 1.0)
+    crop = preparation.crop or shape
+    return tuple(mm * n / out for mm, n, out in zip(spacing, crop, shape, strict=True))
