@@ -8,6 +8,7 @@ from photon.questions import templates
 from photon.questions.label_names import (
     COMPOSITES,
     FAMILIES,
+    GROUPS,
     TOTALSEGMENTATOR,
     display,
     lesion_organ,
@@ -43,7 +44,8 @@ def corpus() -> Iterator[str]:
     """Texts in a fixed order: questions of every kind and organ, captions, options and answers."""
     organs = {label: name for label, name in NAMES.items() if not lesion_organ(name)}
     yield from _questions(organs, PHANTOM_REPEAT)
-    yield from _questions({**TOTALSEGMENTATOR, **dict(enumerate(COMPOSITES, start=1000))}, 1)
+    together = dict(enumerate((*COMPOSITES, *GROUPS), start=1000))
+    yield from _questions({**TOTALSEGMENTATOR, **together}, 1)
     for answer in ANSWERS:
         yield from (answer for _ in range(ANSWER_REPEAT))
         yield from (choice_text("", {"A": answer}) for _ in range(ANSWER_REPEAT // 4))

@@ -130,7 +130,7 @@ def hu_class(structure: Structure, reference: Reference) -> str | None:
 
 
 def size_items(scene: Scene, reference: Reference, rng: np.random.Generator) -> Iterator[Item]:
-    for structure in organs(scene):
+    for structure in (*organs(scene), *scene.groups.values()):
         name, whole, ids = structure.name, structure.whole, structure.seen
         text = {"x": display(name)}
         if answer := size_class(structure, reference):
@@ -147,7 +147,7 @@ def size_items(scene: Scene, reference: Reference, rng: np.random.Generator) -> 
 def attenuation_items(
     scene: Scene, reference: Reference, rng: np.random.Generator
 ) -> Iterator[Item]:
-    for structure in organs(scene):
+    for structure in (*organs(scene), *scene.groups.values()):
         name, tissue, text = structure.name, structure.tissue, {"x": display(structure.name)}
         if tissue is None:
             continue
@@ -161,6 +161,8 @@ def attenuation_items(
             shifts = step * rng.permutation(np.array((-3, -2, -1, 1, 2, 3)))[:3]
             options = _number_options(value, np.maximum(value + shifts, -1000), "HU")
             yield Item("mean_hu", name, text, f"{value:g} HU", options, own, value, "HU")
+        if structure.name in scene.groups:
+            continue
         differences = [region.mean_hu - tissue.mean_hu for region in structure.lesions]
         certain = structure.lesions_certain and len(differences) == 1
         if certain and abs(differences[0]) >= 50:

@@ -44,6 +44,12 @@ COMPOSITES: dict[str, str] = {
     "lung_left": r"lung_(upper|lower)_lobe_left",
     "lung_right": r"lung_(upper|middle|lower)_lobe_right",
 }
+# Organs measured together, where at least two members are labelled: name -> members.
+GROUPS: dict[str, str] = {
+    "kidneys": r"kidney_(left|right)",
+    "lungs": r"lung_(left|right|\w+_lobe_(left|right))",
+    "vertebrae": r"vertebrae_[CTL]\d+",
+}
 _LESION = re.compile(r"(.+?)_(lesion|tumou?r|cyst|nodule|mass)(_left|_right)?$")
 _FINDING = re.compile(r"(?:.+_)?(?:effusion|pneumothorax|ascites|hemorrhage)(?:_left|_right)?$")
 _WORDS = {

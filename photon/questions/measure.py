@@ -13,7 +13,14 @@ import numpy as np
 from scipy import ndimage
 
 from photon.errors import InputError
-from photon.questions.label_names import COMPOSITES, is_finding, lesion_organ, lesion_word
+from photon.questions.label_names import (
+    COMPOSITES,
+    GROUPS,
+    is_finding,
+    lesion_organ,
+    lesion_word,
+    split_side,
+)
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
@@ -65,10 +72,14 @@ class Structure:
 
 @dataclass(frozen=True)
 class Scene:
-    """All structures of a label map by name; `findings` hold effusions and the like."""
+    """All structures of a label map by name; `findings` hold effusions and the like.
+
+    `groups`: organs taken together (both kidneys), only where both sides or two members are there.
+    """
 
     structures: dict[str, Structure]
     findings: dict[str, Structure]
+    groups: dict[str, Structure]
     voxel_ml: float
     voxel_mm: float
     midline: float
@@ -182,10 +193,9 @@ def measure(
     for label, name in names.items():
         if organ := lesion_organ(name):
             lesions.setdefault(organ, []).append(label)
-    structures, findings = {}, {}
-    for name, ids in _groups(names).items():
-        lesion_ids = tuple(lesions.get(name, ()))
-        structure = Structure(
+
+    def structure(name: str, ids: tuple[int, ...], lesion_ids: tuple[int, ...]) -> Structure:
+        return Structure(
             name,
             ids,
             lesion_ids,
@@ -195,17 +205,39 @@ def measure(
             lesions=tool.components(lesion_ids),
             lesion_word=lesion_word([names[label] for label in lesion_ids]),
         )
-        (findings if is_finding(name) else structures)[name] = structure
-    return Scene(
+
+    structures, findings = {}, {}
+    for name, ids in _named(names).items():
+        made = structure(name, ids, tuple(lesions.get(name, ())))
+        (findings if is_finding(name) else structures)[name] = made
+    scene = Scene(
         structures,
         findings,
+        {},
         voxel_ml=tool.voxel_mm3 / 1000.0,
         voxel_mm=float(np.linalg.norm(tool.affine[:3, :3], axis=0).max()),
         midline=_midline(tool, names),
     )
+    for group, members in _together(scene).items():
+        ids = tuple(dict.fromkeys(i for member in members for i in member.ids))
+        lesion_ids = tuple(i for member in members for i in member.lesion_ids)
+        scene.groups[group] = structure(group, ids, lesion_ids)
+    return scene
 
 
-def _groups(names: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
+def _together(scene: Scene) -> dict[str, list[Structure]]:
+    """Members of every group that is surely there: two members, of a pair one on each side."""
+    groups = {}
+    for group, pattern in GROUPS.items():
+        members = [s for name, s in scene.structures.items() if re.fullmatch(pattern, name)]
+        sure = [s for s in members if scene.present(s.name)]
+        sides = {split_side(s.name)[1] for s in sure}
+        if len(sure) >= 2 and sides in ({"left", "right"}, {None}):
+            groups[group] = members
+    return groups
+
+
+def _named(names: Mapping[int, str]) -> dict[str, tuple[int, ...]]:
     groups = {name: (label,) for label, name in names.items() if not lesion_organ(name)}
     for composite, pattern in COMPOSITES.items():
         ids = tuple(label for label, name in names.items() if re.fullmatch(pattern, name))

@@ -29,7 +29,7 @@ from photon.questions.measure import Scene, measure
 from photon.questions.record import Record, read_records, write_records
 from photon.volume.phantom import AORTA, NAMES, ORGANS, SPINE, PhantomConfig, make_phantom
 
-VERSION = 2
+VERSION = 3
 # Aorta and spine are context, the same in every phantom.
 QUESTION_NAMES = {label: name for label, name in NAMES.items() if label not in (AORTA, SPINE)}
 # Kinds whose answer anatomy fixes: a model that never looks would know them.

@@ -64,7 +64,7 @@ SIDES = ("left", "right")
 SIDE_SETS = ("left", "right", "both", "neither")
 SIZE_CLASSES = ("small", "normal", "large")
 HU_CLASSES = ("low", "normal", "high")
-PLURAL_NAMES = ("costal cartilages",)
+PLURAL_NAMES = ("costal cartilages", "kidneys", "lungs", "vertebrae")
 
 
 def phrase(kind: str, index: int, **words: str) -> str:

@@ -72,7 +72,7 @@ class PhantomConfig:
     size_factors: tuple[float, float, float] = (0.8, 1.0, 1.22)
     lesion_probabilities: tuple[float, float, float] = (0.4, 0.3, 0.3)
     missing_probability: float = 0.25
-    effusion_probability: float = 0.4
+    effusion_probability: float = 0.5
     lesion_radius: tuple[float, float] = (6.0, 8.0)
     noise_hu: float = 20.0
     pose_jitter: float = 1.0

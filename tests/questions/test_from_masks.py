@@ -38,6 +38,13 @@ class Solver:
             lobes = {i for i, n in names.items() if re.fullmatch(rf"lung_\w+_lobe_{side}", n)}
             if lobes:
                 self.tissue[f"{side} lung"] = lobes
+        for side in ("left", "right"):
+            for group, organ in (("kidneys", "kidney"), ("lungs", "lung")):
+                self.tissue[group] |= self.tissue[f"{side} {organ}"]
+                self.lesion[group] |= self.lesion[f"{side} {organ}"]
+        self.tissue["vertebrae"] = {
+            i for i, n in names.items() if re.match("vertebrae_[CTL]", n) and n != "vertebrae_S1"
+        }
         self.names = names
         self.snake = {display(name): name for name in names.values()}
 
@@ -243,7 +250,8 @@ def test_constant_answers_do_not_pay():
         if len(mine) < 40:
             continue
         share = Counter(r.choices[r.answer_letter] for r in mine).most_common(1)[0][1] / len(mine)
-        chance = max(1 / len(r.choices) for r in mine)
+        # Both kidneys are absent in one phantom of sixteen: counts of one and two share the rest.
+        chance = 0.5 if kind == "pair_count" else max(1 / len(r.choices) for r in mine)
         assert share < chance + 0.16, f"{kind}: {share:.2f} against {chance:.2f}"
 
 
@@ -351,9 +359,25 @@ def test_oblique_affine_keeps_volumes_and_sides():
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     records = ask((array, labels, turn @ affine), names, forms=("free",))
     volumes = {r.organ: r.value for r in records if r.extra["kind"] == "volume"}
-    assert volumes == {"kidney_left": 8.0, "kidney_right": 2.4}
+    assert volumes == {"kidney_left": 8.0, "kidney_right": 2.4, "kidneys": 10.0}
     larger = [r.answer for r in records if r.extra["kind"] == "pair_larger"]
     assert larger == ["left"]
+
+
+def test_groups_need_both_sides():
+    names = {1: "kidney_left", 2: "kidney_right", 3: "kidney_left_lesion", 4: "liver"}
+    boxes = {
+        1: np.s_[5:15, 5:15, 28:38], 2: np.s_[5:12, 5:12, 4:10], 3: np.s_[6:9, 6:9, 29:32],
+    }  # fmt: skip
+    free = {"forms": ("free",), "subtasks": ("size",)}
+    volumes = {r.organ: r for r in ask(box_scene(boxes), names, **free)}
+    assert volumes["kidneys"].value == round((1000 + 294) * 0.125)
+    assert volumes["kidneys"].evidence == (1, 2, 3)
+    assert volumes["kidneys"].question in (
+        "What is the volume of the kidneys in mL?", "How many mL are the kidneys?"
+    )  # fmt: skip
+    boxes.pop(2)
+    assert "kidneys" not in {r.organ for r in ask(box_scene(boxes), names, **free)}
 
 
 def test_bad_arguments():
