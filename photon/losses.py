@@ -67,7 +67,7 @@ class Band:
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(
-                f"band.low={self.low}, band.high={self.high}: legal values are 0 <= low <= high <= 1"
+                f"band.low={self.low}, band.high={self.high}: legal: 0 <= low <= high <= 1"
             )
         if self.on not in ("soft", "hard"):
             raise ValueError(f"band.on={self.on!r}: legal values are soft, hard")

@@ -15,6 +15,7 @@ from photon.losses import answer_loss
 from photon.model.photon import Output, PhotonModel
 from photon.questions.batch import VolumeBatch
 from tasks.callbacks import total_steps
+from tasks.datamodule import Kind
 
 Optimizer = Callable[[Iterable], torch.optim.Optimizer]
 
@@ -55,6 +56,9 @@ class PhotonTask(LightningModule):
         warmup: share of the steps over which the learning rate rises.
         vision_lr: learning rate of the vision tower; None takes the optimiser's.
     """
+
+    reads: Kind = "questions"  # which records of the data set
+    with_labels = False  # whether batches carry label maps
 
     def __init__(
         self,

@@ -81,18 +81,25 @@ def prompt(generator, n_head=3, n_question=4, n_answer=2):
     return Prompt(list(range(10, 10 + n_head)), [4], suffix, (0, n_question), n_question + 2)
 
 
-def random_batch(seed=0, questions=((4, 3), (5,), (3, 6, 4)), shapes=None, dtype=torch.float64,
-                 n_answer=(2, 1, 3), **options):
+def random_batch(
+    seed=0,
+    questions=((4, 3), (5,), (3, 6, 4)),
+    shapes=None,
+    dtype=torch.float64,
+    n_answer=(2, 1, 3),
+    **options,
+):
     """One volume a group; each number is a question's length."""
     generator = torch.Generator().manual_seed(seed)
     shapes = shapes or [(6, 8, 12), (4, 12, 8), (8, 8, 8)]
     volumes = [
-        torch.rand(shape, generator=generator, dtype=dtype)
-        for shape in shapes[: len(questions)]
+        torch.rand(shape, generator=generator, dtype=dtype) for shape in shapes[: len(questions)]
     ]
     prompts = [
-        [prompt(generator, n_question=n, n_answer=n_answer[i % len(n_answer)] if n_answer else 0)
-         for i, n in enumerate(group)]
+        [
+            prompt(generator, n_question=n, n_answer=n_answer[i % len(n_answer)] if n_answer else 0)
+            for i, n in enumerate(group)
+        ]
         for group in questions
     ]
     return builder(**options)(volumes, prompts), volumes, prompts

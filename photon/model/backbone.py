@@ -1,4 +1,4 @@
-"""Stock Qwen2.5-VL backbones: built from a configuration, or loaded with every key accounted for."""
+"""Stock Qwen2.5-VL backbones: built from a configuration, or loaded, every key accounted for."""
 
 from __future__ import annotations
 

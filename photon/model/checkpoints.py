@@ -60,9 +60,7 @@ def build_model(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone = load_backbone(pretrained, patch)
-    return PhotonModel(
-        backbone, pruner, attention, kv, words, preparation, depth_stride, slab
-    )
+    return PhotonModel(backbone, pruner, attention, kv, words, preparation, depth_stride, slab)
 
 
 def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
@@ -74,8 +72,8 @@ def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no tokenizer in {name}: give model.tokenizer (or model.pretrained) a directory or hub "
-            "name with tokenizer.json"
+            f"no tokenizer in {name}: give model.tokenizer (or model.pretrained) a directory or "
+            "hub name with tokenizer.json"
         ) from error
 
 
@@ -138,11 +136,13 @@ def read_spec(folder: Path) -> dict | None:
     try:
         spec = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not valid JSON: export the model again") from error
+        raise InputError(
+            f"{path}:{error.lineno}: not valid JSON: export the model again"
+        ) from error
     if spec.get("format") != FORMAT:
         raise InputError(
-            f"{path}: format {spec.get('format')} is not {FORMAT}, which this version reads: export "
-            "the model again with this version"
+            f"{path}: format {spec.get('format')} is not {FORMAT}, which this version reads: "
+            "export the model again with this version"
         )
     return spec
 
@@ -152,7 +152,9 @@ def _load_pruner(pruner: nn.Module, path: Path) -> None:
         state = load_file(path)
         pruner.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path} is missing or damaged ({error}): export the model again") from error
+        raise InputError(
+            f"{path} is missing or damaged ({error}): export the model again"
+        ) from error
 
 
 def _check_preparation(folder: Path, preparation: Preparation) -> None:

@@ -113,8 +113,9 @@ class PhotonDecoder(nn.Module):
         """Layers from `start` on over the rows that survive the selection.
 
         weight (Q,): with it, the selection's probabilities receive the surrogate gradient of
-        `pruner.surrogate` (see `DropTokens`). questions (Q,) boolean: run these only. Returns the hidden rows and the place
-        of every suffix row in them, (S,); meaningless for a question that does not run.
+        `pruner.surrogate` (see `DropTokens`). questions (Q,) boolean: run these only. Returns the
+        hidden rows and the place of every suffix row in them, (S,); meaningless for a question that
+        does not run.
         """
         alive = torch.ones_like(trunk.is_visual)
         alive[trunk.is_visual] = selection.keep

@@ -98,9 +98,7 @@ def generate(
     answers = _decode(model, low, high, hidden, position, end_id, max_new_tokens)
     clock.mark("decoding")
     lengths = batch.visual_lengths
-    return Generation(
-        answers, [lengths[v] for v in batch.volume_of], selection, clock.seconds
-    )
+    return Generation(answers, [lengths[v] for v in batch.volume_of], selection, clock.seconds)
 
 
 def _compact(trunk: Trunk, selection: Selection) -> list[Tensor]:

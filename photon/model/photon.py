@@ -26,7 +26,7 @@ Stage = Literal["off", "soft", "hard"]
 
 @dataclass(frozen=True)
 class Answers:
-    """Logits (A, vocabulary) of the supervised rows only, their targets (A,), and whose they are."""
+    """Logits (A, vocabulary) of the supervised rows only, their targets (A,), and their owners."""
 
     logits: Tensor
     targets: Tensor
@@ -144,9 +144,7 @@ class PhotonModel(nn.Module):
         flipped = None
         if flip is not None and bool(flip.any()):
             flip = flip.to(at.device)
-            hidden, place = self.decoder.tail(
-                trunk, selection.flip(), self.cut, questions=flip
-            )
+            hidden, place = self.decoder.tail(trunk, selection.flip(), self.cut, questions=flip)
             use = questions.expand(flip)
             flipped = Answers(
                 self.logits(hidden[place[at[use]]]),
@@ -171,7 +169,7 @@ class PhotonModel(nn.Module):
         cache: KeyValues | None = None,
         pruner: Pruner | None = None,
     ) -> Trunk:
-        """Layers up to l (all layers with stage `off`); layer l is scored where there is a pruner."""
+        """Layers up to l (all with stage `off`); layer l is scored where there is a pruner."""
         pruner = self.pruner if pruner is None else pruner
         cut = None if pruner is None else selection_layer(self.n_layers, pruner.layer)
         return self.decoder.trunk(

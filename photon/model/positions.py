@@ -13,7 +13,9 @@ from torch import Tensor
 Grid = tuple[int, int, int]
 
 
-def prefix_positions(n_head: int, grid: Grid, n_after: int, depth_stride: int) -> tuple[Tensor, int]:
+def prefix_positions(
+    n_head: int, grid: Grid, n_after: int, depth_stride: int
+) -> tuple[Tensor, int]:
     """Positions (3, n_head + tokens + n_after) of a volume's prefix, and the next free position.
 
     `grid` is the visual token grid (depth, height, width); tokens run in that order. Depth indices

@@ -28,9 +28,7 @@ def centrality(q: Tensor, k: Tensor, text: Segments) -> Tensor:
     q_block = text.pad(precise(q)).unflatten(2, (k.shape[1], groups))
     k_block = text.pad(precise(k))
     affinity = torch.einsum("qikgh,qjkh->qijkg", q_block, k_block) * q.shape[-1] ** -0.5
-    others = text.valid[:, None, :] & ~torch.eye(
-        text.longest, dtype=torch.bool, device=q.device
-    )
+    others = text.valid[:, None, :] & ~torch.eye(text.longest, dtype=torch.bool, device=q.device)
     positive = affinity.relu().mean((3, 4)) * others
     return text.unpad(positive.sum(2))
 

@@ -117,9 +117,7 @@ class BatchBuilder:
                 suffix.append(ids)
                 suffix_positions.append(text_positions(resume, len(ids)))
                 row = torch.arange(len(ids))
-                instruction.append(
-                    (row >= prompt.instruction[0]) & (row < prompt.instruction[1])
-                )
+                instruction.append((row >= prompt.instruction[0]) & (row < prompt.instruction[1]))
                 target = torch.full_like(ids, IGNORE)
                 target[prompt.answer_start - 1 : -1] = ids[prompt.answer_start :]
                 targets.append(target)

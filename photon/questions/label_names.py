@@ -69,7 +69,7 @@ LATERAL = ("liver", "gallbladder", "spleen", "stomach")
 
 
 def split_side(name: str) -> tuple[str, str | None]:
-    """"kidney_right" -> ("kidney", "right"); a name without a side keeps None."""
+    """ "kidney_right" -> ("kidney", "right"); a name without a side keeps None."""
     base, _, side = name.rpartition("_")
     return (base, side) if base and side in ("left", "right") else (name, None)
 

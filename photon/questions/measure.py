@@ -115,10 +115,12 @@ class _Measurer:
         count = int(np.count_nonzero(mask))
         plane = mask.sum(axis=0, dtype=np.int64)
         profiles = (mask.sum(axis=(1, 2), dtype=np.int64), plane.sum(axis=1), plane.sum(axis=0))
-        index = np.array([
-            float((profile * np.arange(s.start, s.stop)).sum())
-            for profile, s in zip(profiles, box, strict=True)
-        ])
+        index = np.array(
+            [
+                float((profile * np.arange(s.start, s.stop)).sum())
+                for profile, s in zip(profiles, box, strict=True)
+            ]
+        )
         hu_sum = float(self.hu[box][mask].sum(dtype=np.float64))
         first, last = [s.start for s in box], [s.stop - 1 for s in box]
         return count, hu_sum, index, np.array(first), np.array(last)
@@ -133,12 +135,14 @@ class _Measurer:
         first = np.min([p[3] for p in parts], axis=0)
         last = np.max([p[4] for p in parts], axis=0)
         centre = self.world(*(np.sum([p[2] for p in parts], axis=0) / count))
-        corners = np.array([
-            self.world(d, h, w)
-            for d in (first[0], last[0])
-            for h in (first[1], last[1])
-            for w in (first[2], last[2])
-        ])
+        corners = np.array(
+            [
+                self.world(d, h, w)
+                for d in (first[0], last[0])
+                for h in (first[1], last[1])
+                for w in (first[2], last[2])
+            ]
+        )
         cut = bool((first == 0).any() or (last == np.array(self.labels.shape) - 1).any())
         return Region(
             voxels=count,

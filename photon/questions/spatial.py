@@ -62,9 +62,7 @@ def _lesion_level(structure: Structure) -> Iterator[Item]:
     if abs(offset) >= 0.1 * (whole.high - whole.low):
         text = {"x": display(structure.name), "w": structure.lesion_word}
         answer = "upper" if offset > 0 else "lower"
-        yield Item(
-            "lesion_level", structure.name, text, answer, ("upper", "lower"), structure.seen
-        )
+        yield Item("lesion_level", structure.name, text, answer, ("upper", "lower"), structure.seen)
 
 
 def _side(scene: Scene, structure: Structure) -> Iterator[Item]:

@@ -19,7 +19,8 @@ def token_statistics(
     """Share of every token that each label covers, and the label's mean intensity there.
 
     labels (D, H, W) integers below n_labels; volume (D, H, W) float; token: voxels of a token along
-    depth, height, width. Two float32 arrays (V, C), tokens in grid order; 0 where a label is absent.
+    depth, height, width. Two float32 arrays (V, C), tokens in grid order; 0 where a label is
+    absent.
     """
     d, h, w = (n // t for n, t in zip(labels.shape, token, strict=True))
     place = np.arange(d * h * w).reshape(d, 1, h, 1, w, 1)

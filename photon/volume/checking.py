@@ -116,9 +116,7 @@ def _check_record(report: Report, file: str, record: Any) -> None:
         report.error("answer", where, f"value {record.value} is not a number. Correct it.")
 
 
-def _check_overlap(
-    report: Report, seen: dict[str, dict[str, set[str]]], splits: bool
-) -> None:
+def _check_overlap(report: Report, seen: dict[str, dict[str, set[str]]], splits: bool) -> None:
     for kind, way_out in _UNIQUE.items():
         if kind != "id" and not splits:
             continue

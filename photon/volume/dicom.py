@@ -53,8 +53,10 @@ def _files_or_error(folder: Path) -> list[Path]:
     files = slice_files(folder)
     if not files:
         below = sorted({p.parent for p in folder.rglob("*") if p.is_file() and is_dicom(p)})
-        hint = f"Give one series' own folder, for instance {below[0]}." if below else (
-            "Give a folder of DICOM slices or a NIfTI file."
+        hint = (
+            f"Give one series' own folder, for instance {below[0]}."
+            if below
+            else ("Give a folder of DICOM slices or a NIfTI file.")
         )
         raise InputError(f"{folder}: holds no DICOM slices. {hint}")
     return files

@@ -143,11 +143,13 @@ class _Ellipsoid:
 
     def box(self, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
         cos, sin = np.cos(self.angle), np.sin(self.angle)
-        half = np.array([
-            self.axes[0],
-            np.hypot(self.axes[1] * cos, self.axes[2] * sin),
-            np.hypot(self.axes[1] * sin, self.axes[2] * cos),
-        ])
+        half = np.array(
+            [
+                self.axes[0],
+                np.hypot(self.axes[1] * cos, self.axes[2] * sin),
+                np.hypot(self.axes[1] * sin, self.axes[2] * cos),
+            ]
+        )
         low = np.maximum(np.floor(self.centre - half).astype(int), 0)
         high = np.minimum(np.ceil(self.centre + half).astype(int) + 1, shape)
         return tuple(slice(int(a), int(max(a, b))) for a, b in zip(low, high, strict=True))

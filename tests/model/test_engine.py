@@ -25,9 +25,7 @@ def summed(model, batches, stage, weight=None):
         n = len(batch.suffixes)
         out = model(batch, stage, weight=torch.ones(n, dtype=torch.float64))
         answers = out.answers
-        loss = torch.nn.functional.cross_entropy(
-            answers.logits, answers.targets, reduction="none"
-        )
+        loss = torch.nn.functional.cross_entropy(answers.logits, answers.targets, reduction="none")
         loss = answers.questions.mean(loss).sum()
         loss.backward()
         total += loss.item()

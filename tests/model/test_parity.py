@@ -15,9 +15,7 @@ def stock_logits(model, batch, question):
     patches = batch.patches.split(counts)[v]
     prefix, suffix = list(batch.prefixes)[v], list(batch.suffixes)[question]
     ids = torch.cat([batch.prefix_ids[prefix], batch.suffix_ids[suffix]])[None]
-    positions = torch.cat(
-        [batch.prefix_positions[:, prefix], batch.suffix_positions[:, suffix]], 1
-    )
+    positions = torch.cat([batch.prefix_positions[:, prefix], batch.suffix_positions[:, suffix]], 1)
     text = torch.arange(ids.shape[1]).expand(1, 1, -1)
     out = model(
         input_ids=ids,
@@ -97,7 +95,9 @@ def test_patch_rows_follow_the_stock_processor():
                 for mh in range(2):
                     for mw in range(2):
                         h, w = 2 * (2 * gh + mh), 2 * (2 * gw + mw)
-                        expected.append(volume[0, 2 * t : 2 * t + 2, h : h + 2, w : w + 2].flatten())
+                        expected.append(
+                            volume[0, 2 * t : 2 * t + 2, h : h + 2, w : w + 2].flatten()
+                        )
     assert torch.equal(rows, torch.stack(expected))
 
 

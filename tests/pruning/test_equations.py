@@ -56,8 +56,10 @@ def loop_saliency(q, weights, k_visual):
     u = []
     for key in k_visual:
         per_head = [
-            sum(float(w * (q[t, h] @ key[h // (N // K)])) / math.sqrt(H) for t, w in
-                enumerate(weights))
+            sum(
+                float(w * (q[t, h] @ key[h // (N // K)])) / math.sqrt(H)
+                for t, w in enumerate(weights)
+            )
             for h in range(N)
         ]
         u.append(sum(per_head) / N)
@@ -147,8 +149,10 @@ def test_eq_8_to_10():
     rho = torch.tensor([0.0, 0.5, 1.0, 0.4, 0.6], dtype=torch.float64, requires_grad=True)
     theta = torch.tensor([0.5, 0.45], dtype=torch.float64)
     q = retention_probability(rho, theta, 0.2, pairs)
-    expected = [1 / (1 + math.exp(-(r - t) / 0.2)) for r, t in
-                zip(rho.tolist(), [0.5, 0.5, 0.5, 0.45, 0.45], strict=True)]
+    expected = [
+        1 / (1 + math.exp(-(r - t) / 0.2))
+        for r, t in zip(rho.tolist(), [0.5, 0.5, 0.5, 0.45, 0.45], strict=True)
+    ]
     torch.testing.assert_close(q, torch.tensor(expected, dtype=torch.float64))
     mask = hard_mask(q)
     assert mask.tolist() == [False, False, True, False, True]

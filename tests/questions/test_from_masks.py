@@ -120,7 +120,11 @@ class Solver:
 
     def patterns(self):
         w, yes = "(?:lesion|cyst)", self.yes
-        bright = lambda x: "brighter" if self.hu[self.mask(self.lesion[x])].mean() > self.density(x) else "darker"  # noqa: E501, E731
+
+        def bright(x):
+            lesion = self.hu[self.mask(self.lesion[x])].mean()
+            return "brighter" if lesion > self.density(x) else "darker"
+
         size = lambda x: self.by_class(x, "volume_ml", self.volume(x), templates.SIZE_CLASSES)  # noqa: E731, E501
         dense = lambda x: self.by_class(x, "hu", self.density(x), templates.HU_CLASSES)  # noqa: E731
         finding = lambda x: self.tissue[x]  # noqa: E731

@@ -22,14 +22,26 @@ def write_slice(path: Path, pixels: np.ndarray, position, direction=(1, 0, 0, 0,
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     values = {
-        "SOPClassUID": CTImageStorage, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
-        "Modality": "CT", "SeriesInstanceUID": "1.2.3", "SeriesDescription": "Thorax",
+        "SOPClassUID": CTImageStorage,
+        "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
+        "Modality": "CT",
+        "SeriesInstanceUID": "1.2.3",
+        "SeriesDescription": "Thorax",
         "ImagePositionPatient": [float(v) for v in position],
         "ImageOrientationPatient": [float(v) for v in direction],
-        "PixelSpacing": [0.5, 0.8], "SliceThickness": 3.0, "Rows": pixels.shape[0],
-        "Columns": pixels.shape[1], "SamplesPerPixel": 1, "BitsAllocated": 16, "BitsStored": 16,
-        "PhotometricInterpretation": "MONOCHROME2", "HighBit": 15, "PixelRepresentation": 0,
-        "RescaleSlope": 2.0, "RescaleIntercept": -1024.0, **fields,
+        "PixelSpacing": [0.5, 0.8],
+        "SliceThickness": 3.0,
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "SamplesPerPixel": 1,
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "HighBit": 15,
+        "PixelRepresentation": 0,
+        "RescaleSlope": 2.0,
+        "RescaleIntercept": -1024.0,
+        **fields,
     }
     for name, value in values.items():
         if value is not None:
@@ -104,8 +116,12 @@ def test_two_series_in_one_folder_are_listed(tmp_path) -> None:
     series(tmp_path / "ct")
     for k in range(2):
         write_slice(
-            tmp_path / "ct" / f"scout{k}.dcm", IMAGE[k], (0, 0, k), (0, 1, 0, 0, 0, -1),
-            SeriesInstanceUID="9.9", SeriesDescription="Topogram",
+            tmp_path / "ct" / f"scout{k}.dcm",
+            IMAGE[k],
+            (0, 0, k),
+            (0, 1, 0, 0, 0, -1),
+            SeriesInstanceUID="9.9",
+            SeriesDescription="Topogram",
         )
     refused(tmp_path / "ct", "2 series", "6 slices", "'Topogram'", "folder of its own")
 

@@ -99,9 +99,7 @@ def test_a_landmark_keeps_its_physical_position(name, preset) -> None:
     affine = affine_of(AXES[name])
     center = (affine @ [24.0, 17.0, 15.0, 1.0])[:3]
     volume = blob((31, 40, 45), affine, center)
-    preparation = Preparation.preset(
-        preset, crop=(84, 84, 84), size=(28, 56, 84), hu=(-1000, 1000)
-    )
+    preparation = Preparation.preset(preset, crop=(84, 84, 84), size=(28, 56, 84), hu=(-1000, 1000))
     out = g.prepare_volume(volume, preparation)
     assert out.array.shape == (28, 56, 84) and out.array.dtype == np.int16
     assert nib.aff2axcodes(out.affine) == ("L", "P", "S")
@@ -245,9 +243,7 @@ def test_antialiased_weights_are_the_mean_of_the_interpolant() -> None:
     matrix = axis_matrix(12, 3.1, ratio, 3, antialias=True)
     for position, row in zip(3.1 + ratio * np.arange(3), matrix, strict=True):
         fine = position + (np.arange(200_000) + 0.5) / 200_000 * width - width / 2
-        sampled = np.where(
-            (fine < -0.5) | (fine > 11.5), 0, np.interp(fine, np.arange(12), values)
-        )
+        sampled = np.where((fine < -0.5) | (fine > 11.5), 0, np.interp(fine, np.arange(12), values))
         assert abs(sampled.mean() - row @ values) < 1e-4
 
 

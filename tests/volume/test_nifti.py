@@ -25,9 +25,15 @@ def save(path: Path, data: np.ndarray, affine=AFFINE, **fields) -> Path:
     content = path.read_bytes()
     raw = bytearray(gzip.decompress(content) if path.suffix == ".gz" else content)
     offsets = {
-        "dim": (40, "<8h"), "datatype": (70, "<h"), "pixdim": (76, "<8f"),
-        "vox_offset": (108, "<f"), "scl_slope": (112, "<f"), "scl_inter": (116, "<f"),
-        "xyzt_units": (123, "<B"), "qform_code": (252, "<h"), "sform_code": (254, "<h"),
+        "dim": (40, "<8h"),
+        "datatype": (70, "<h"),
+        "pixdim": (76, "<8f"),
+        "vox_offset": (108, "<f"),
+        "scl_slope": (112, "<f"),
+        "scl_inter": (116, "<f"),
+        "xyzt_units": (123, "<B"),
+        "qform_code": (252, "<h"),
+        "sform_code": (254, "<h"),
         "srow": (280, "<12f"),
     }
     for name, value in fields.items():
@@ -155,7 +161,9 @@ def test_suffix_against_content_is_a_warning(tmp_path) -> None:
 
 def test_what_is_not_nifti(tmp_path) -> None:
     contents = {
-        "empty.nii": b"", "empty.nii.gz": gzip.compress(b""), "text.nii": b"hello " * 200,
+        "empty.nii": b"",
+        "empty.nii.gz": gzip.compress(b""),
+        "text.nii": b"hello " * 200,
         "page.nii.gz": gzip.compress(b"<!DOCTYPE html><html>not found</html>" * 20),
         "short.nii": struct.pack("<i", 348) + b"\0" * 50,
     }
@@ -214,7 +222,8 @@ def test_colour_and_complex_voxels(tmp_path) -> None:
 def test_broken_affines(tmp_path) -> None:
     rows = [*AFFINE[:3].ravel()]
     for name, srow in {
-        "zero": [0.0] * 12, "nan": [float("nan"), *rows[1:]],
+        "zero": [0.0] * 12,
+        "nan": [float("nan"), *rows[1:]],
         "singular": [*rows[:8], *rows[:4]],
     }.items():
         refused(save(tmp_path / f"{name}.nii.gz", voxels(), srow=srow), "sform", "set_sform")
@@ -225,9 +234,7 @@ def test_pixdim_counts_only_where_the_affine_comes_from_it(tmp_path) -> None:
     bad = [1.0, 0.0, float("nan"), 3.0, 1, 1, 1, 1]
     good = read_volume(save(tmp_path / "s.nii", voxels(), pixdim=bad))
     np.testing.assert_allclose(good.affine, AFFINE)
-    refused(
-        save(tmp_path / "q.nii", voxels(), pixdim=bad, sform_code=0, qform_code=1), "pixdim"
-    )
+    refused(save(tmp_path / "q.nii", voxels(), pixdim=bad, sform_code=0, qform_code=1), "pixdim")
 
 
 def test_units_other_than_mm(tmp_path) -> None:

@@ -46,9 +46,16 @@ def test_illegal_values_name_the_key_and_the_way_out(key, value, words) -> None:
 def test_fingerprints() -> None:
     base = Preparation()
     changed = {
-        "orientation": "LPS", "spacing": None, "crop": None, "size": (112, 112, 112),
-        "hu": (-200, 300), "intensity": "minmax", "flip_x": True, "antialias": False,
-        "nan": "air", "assume_orientation": "RAI",
+        "orientation": "LPS",
+        "spacing": None,
+        "crop": None,
+        "size": (112, 112, 112),
+        "hu": (-200, 300),
+        "intensity": "minmax",
+        "flip_x": True,
+        "antialias": False,
+        "nan": "air",
+        "assume_orientation": "RAI",
     }
     assert set(changed) == {field.name for field in fields(Preparation)}
     for key, value in changed.items():

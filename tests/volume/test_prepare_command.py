@@ -73,7 +73,8 @@ def test_all_bad_is_an_error_and_others_stay_listed(tmp_path, data) -> None:
     absent = str(tmp_path / "absent.nii.gz")
     assert main(["prepare", absent, "--store", str(store), *SMALL]) == 1
     assert [Path(row["source"]).name for row in bad_cases(store)] == [
-        "broken.nii.gz", "absent.nii.gz",
+        "broken.nii.gz",
+        "absent.nii.gz",
     ]
 
 
@@ -81,9 +82,15 @@ def test_records_bring_their_label_maps(tmp_path, capsys) -> None:
     write_scan(tmp_path / "data" / "ct" / "a.nii.gz")
     write_scan(tmp_path / "data" / "seg" / "a.nii.gz", labels=True)
     lines = [
-        {"messages": [{"role": "user", "content": "<video>Is there a liver?"},
-                      {"role": "assistant", "content": "yes"}],
-         "videos": ["ct/a.nii.gz"], "labels": "seg/a.nii.gz", "id": f"q{n}"}
+        {
+            "messages": [
+                {"role": "user", "content": "<video>Is there a liver?"},
+                {"role": "assistant", "content": "yes"},
+            ],
+            "videos": ["ct/a.nii.gz"],
+            "labels": "seg/a.nii.gz",
+            "id": f"q{n}",
+        }
         for n in range(3)
     ]
     file = tmp_path / "questions.jsonl"
@@ -137,8 +144,21 @@ def test_a_killed_run_is_taken_up_where_it_stopped(tmp_path) -> None:
         write_scan(tmp_path / "data" / f"scan{number}.nii.gz", number)
     root = tmp_path / "store"
     command = [
-        sys.executable, "-m", "photon", "prepare", str(tmp_path / "data"), "--store", str(root),
-        "--workers", "1", "--spacing", "1", "--crop", "300", "--size", "140",
+        sys.executable,
+        "-m",
+        "photon",
+        "prepare",
+        str(tmp_path / "data"),
+        "--store",
+        str(root),
+        "--workers",
+        "1",
+        "--spacing",
+        "1",
+        "--crop",
+        "300",
+        "--size",
+        "140",
     ]
 
     def finished() -> int:

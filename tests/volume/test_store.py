@@ -71,9 +71,7 @@ def test_minmax_and_flip_are_applied_on_loading_from_the_same_entry(tmp_path, sc
     from dataclasses import replace
 
     plain = VolumeStore(tmp_path / "store", SMALL)
-    official = VolumeStore(
-        tmp_path / "store", replace(SMALL, intensity="minmax", flip_x=True)
-    )
+    official = VolumeStore(tmp_path / "store", replace(SMALL, intensity="minmax", flip_x=True))
     assert official.prepare(scan) == plain.prepare(scan)
     hu = plain.load_hu(scan).astype(np.float64)
     expected = (hu - hu.min()) / (hu.max() - hu.min())

@@ -1,0 +1,246 @@
+"""Where questions and volumes come from, as Lightning reads them.
+
+A data module is bound to a model first: the model says how volumes are prepared and batched.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from photon.errors import InputError
+from photon.evaluation.report import file_hash
+from photon.model.photon import PhotonModel
+from photon.questions.dataset import Collate, VolumeQuestions
+from photon.questions.from_masks import generate_questions
+from photon.questions.phantoms import write_phantom_dataset
+from photon.questions.record import Record, read_records, write_records
+from photon.volume.geometry import same_grid
+from photon.volume.preparing import prepare_all
+from photon.volume.reader import read_labels, read_volume
+from photon.volume.store import VolumeStore
+from tasks.sampler import EpochBatches
+
+Kind = Literal["questions", "reports"]
+
+
+class QuestionData(LightningDataModule):
+    """Records of volumes, batched a few volumes at a time with a draw of their questions.
+
+    Args:
+        root: folder that the records' paths are relative to.
+        store: folder of prepared volumes.
+        seed: of the order of volumes and the draw of questions.
+        volumes_per_batch, questions_per_volume: size of a batch on each rank.
+        workers: loader processes; 0 loads in the training process.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        store: str | Path,
+        seed: int = 7,
+        volumes_per_batch: int = 1,
+        questions_per_volume: int = 16,
+        workers: int = 0,
+    ):
+        super().__init__()
+        for key in ("volumes_per_batch", "questions_per_volume"):
+            if locals()[key] < 1:
+                raise ValueError(f"dataset.{key}={locals()[key]}: must be at least 1")
+        self.root = Path(root)
+        self.store_root = Path(store)
+        self.seed = seed
+        self.volumes_per_batch = volumes_per_batch
+        self.questions_per_volume = questions_per_volume
+        self.workers = workers
+        self.model: PhotonModel | None = None
+        self.kind: Kind = "questions"
+        self.with_labels = False
+
+    def bind(
+        self, model: PhotonModel, kind: Kind = "questions", with_labels: bool = False
+    ) -> QuestionData:
+        """Say whom the batches are for, and which records they hold."""
+        self.model, self.kind, self.with_labels = model, kind, with_labels
+        return self
+
+    @property
+    def store(self) -> VolumeStore:
+        """Prepared volumes of the bound model."""
+        return VolumeStore(self.store_root, self.model.preparation)
+
+    def path(self, split: str, kind: Kind = "questions") -> Path:
+        """The JSONL file of a split. Raises InputError where there is none."""
+        raise InputError(f"no file of {split} {kind}")
+
+    def records(self, split: str, kind: Kind = "questions") -> list[Record]:
+        """All records of a split. Raises InputError that lists bad lines."""
+        return read_records(self.path(split, kind), root=self.root, strict=True)[0]
+
+    def data_hash(self, split: str) -> str:
+        """SHA-256 of the split's file."""
+        return file_hash(self.path(split))
+
+    def prepare_volumes(self, split: str, kind: Kind = "questions") -> list[Record]:
+        """Fill the store with the volumes of a split; the records whose volumes can be read.
+
+        A bad volume is reported and its questions are left out. Raises InputError when all are.
+        """
+        path = self.path(split, kind)
+        prepare_all([str(path)], self.store_root, self.model.preparation, self.root)
+        return self.readable(self.records(split, kind))
+
+    def readable(self, records: list[Record]) -> list[Record]:
+        """The records whose volumes are in the store."""
+        store = self.store
+        known = {
+            volume: store.is_known(str(self.root / volume), None)
+            for volume in {record.volume for record in records}
+        }
+        kept = [record for record in records if known[record.volume]]
+        if not kept:
+            raise InputError(f"no volume of {self.root} could be prepared: see the messages above")
+        return kept
+
+    def prepare_data(self) -> None:
+        self.prepare_volumes("train", self.kind)
+
+    def train_dataloader(self) -> DataLoader:
+        records = self.readable(self.records("train", self.kind))
+        dataset = VolumeQuestions(
+            records,
+            self.store,
+            self.root,
+            self.questions_per_volume,
+            with_labels=self.with_labels,
+            seed=self.seed,
+        )
+        batches = EpochBatches.resumed(
+            self.trainer, len(dataset), self.volumes_per_batch, self.seed
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=Collate(self.model.builder, self.model.tokenizer, with_answer=True),
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )
+
+
+class PhantomData(QuestionData):
+    """Procedural CTs with exact label maps, written once under `root`; a patient is a phantom."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        store: str | Path,
+        n_train: int,
+        n_test: int,
+        n_val: int = 0,
+        seed: int = 7,
+        volumes_per_batch: int = 4,
+        questions_per_volume: int = 16,
+        workers: int = 0,
+    ):
+        super().__init__(root, store, seed, volumes_per_batch, questions_per_volume, workers)
+        self.sizes = {"n_train": n_train, "n_val": n_val, "n_test": n_test}
+
+    def path(self, split: str, kind: Kind = "questions") -> Path:
+        write_phantom_dataset(self.root, seed=self.seed, **self.sizes)
+        return self.root / (f"{split}.jsonl" if kind == "questions" else f"{split}_reports.jsonl")
+
+
+class RecordData(QuestionData):
+    """Your own JSONL files (docs/questions.md).
+
+    Args:
+        train, val, test: questions of each split, or None.
+        reports: volume-report pairs of Phase 1.
+        root: folder of the paths in them; None takes each file's own.
+    """
+
+    def __init__(
+        self,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        reports: str | None = None,
+        root: str | None = None,
+        store: str | Path = "outputs/data/store",
+        seed: int = 7,
+        volumes_per_batch: int = 1,
+        questions_per_volume: int = 16,
+        workers: int = 0,
+    ):
+        files = {"train": train, "val": val, "test": test, "reports": reports}
+        given = [Path(file).parent for file in files.values() if file]
+        if root is None and len(set(given)) > 1:
+            raise ValueError(
+                "dataset.root is empty and the files lie in different folders "
+                f"({', '.join(sorted(set(map(str, given))))}): set dataset.root"
+            )
+        folder = root if root is not None else (given[0] if given else ".")
+        super().__init__(folder, store, seed, volumes_per_batch, questions_per_volume, workers)
+        self.files = files
+
+    def path(self, split: str, kind: Kind = "questions") -> Path:
+        key = split if kind == "questions" else "reports"
+        if self.files[key] is None:
+            raise InputError(f"dataset.{key} is empty: give the path of a .jsonl file")
+        return Path(self.files[key])
+
+
+class LabelledCT(QuestionData):
+    """One CT with its label map: questions are made from the two, and split by question.
+
+    Args:
+        ct, labels: paths of the scan and of its label map, with TotalSegmentator's ids.
+        questions: how many to make, at most; every fourth is kept for the test.
+    """
+
+    def __init__(
+        self,
+        ct: str,
+        labels: str,
+        root: str | Path,
+        store: str | Path,
+        questions: int = 64,
+        seed: int = 7,
+        volumes_per_batch: int = 1,
+        questions_per_volume: int = 16,
+        workers: int = 0,
+    ):
+        super().__init__(root, store, seed, volumes_per_batch, questions_per_volume, workers)
+        self.ct, self.labels, self.questions = ct, labels, questions
+
+    def path(self, split: str, kind: Kind = "questions") -> Path:
+        if kind != "questions" or split == "val":
+            raise InputError("dataset=ct has train and test questions only: choose another dataset")
+        path = self.root / f"{split}.jsonl"
+        if not path.is_file():
+            self._write()
+        return path
+
+    def _write(self) -> None:
+        scan, mask = read_volume(self.ct), read_labels(self.labels)
+        if not same_grid((scan.array.shape, scan.affine), (mask.array.shape, mask.affine)):
+            raise InputError(
+                f"{self.labels} does not lie on the grid of {self.ct}: resample one onto the other"
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        records = generate_questions(
+            scan.array,
+            mask.array,
+            scan.affine,
+            volume=os.path.relpath(self.ct, self.root),
+            labels_path=os.path.relpath(self.labels, self.root),
+            seed=self.seed,
+            per_volume=self.questions,
+        )
+        write_records(self.root / "test.jsonl", records[::4])
+        write_records(self.root / "train.jsonl", [r for i, r in enumerate(records) if i % 4 != 0])

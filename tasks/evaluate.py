@@ -1,0 +1,169 @@
+"""A model, or a file of answers, on a split: predictions, controls, metrics, table and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from photon.analysis.figures import save_figures
+from photon.analysis.viewer import save_overlay
+from photon.ask import voxel_size
+from photon.evaluation.conditions import CONTROLS, Evaluator
+from photon.evaluation.controls import constant_control
+from photon.evaluation.predictions import score_predictions_file
+from photon.evaluation.report import build_metrics, collect_provenance, write_report
+from photon.model.photon import PhotonModel
+from tasks.datamodule import QuestionData
+
+METRICS, TABLE = "metrics.json", "table.md"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The `evaluation` node of the configuration.
+
+    Args:
+        split: of the data set.
+        volumes_per_batch, max_new_tokens: see `Evaluator`.
+        keep: a budget (share or count) in place of the learned threshold.
+        controls: of CONTROLS; the constant answer is always computed.
+    """
+
+    split: str = "test"
+    volumes_per_batch: int = 4
+    max_new_tokens: int = 16
+    keep: float | int | None = None
+    controls: Sequence[str] = CONTROLS
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.controls if name not in CONTROLS]
+        if unknown:
+            raise ValueError(f"evaluation.controls={unknown}: legal values are {list(CONTROLS)}")
+
+
+def evaluate(
+    model: PhotonModel,
+    data: QuestionData,
+    evaluation: Evaluation,
+    run_dir: Path,
+    config_hash: str,
+    seed: int,
+    **provenance: Any,
+) -> dict[str, Any]:
+    """Answer the split under every condition and write the report; continues where it stopped."""
+    data.bind(model.eval())
+    records = data.prepare_volumes(evaluation.split)
+    data_hash = data.data_hash(evaluation.split)
+    controls = [c for c in evaluation.controls if model.pruner is not None or c != "random_keep"]
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        bars: dict[str, Any] = {}
+
+        def advance(condition: str, done: int, total: int) -> None:
+            if condition not in bars:
+                bars[condition] = progress.add_task(condition, total=total)
+            progress.update(bars[condition], completed=done)
+
+        evaluator = Evaluator(
+            model,
+            records,
+            data.store,
+            run_dir,
+            data.root,
+            fingerprint={"config": config_hash, "data": data_hash},
+            volumes_per_batch=evaluation.volumes_per_batch,
+            max_new_tokens=evaluation.max_new_tokens,
+            keep=evaluation.keep,
+            seed=seed,
+            progress=advance,
+        )
+        rows = evaluator.run("photon")
+        answers = {name: evaluator.run(name) for name in controls}
+    metrics = build_metrics(
+        rows,
+        answers,
+        constant_control(records, training_answers(data)),
+        collect_provenance(config_hash, data_hash, **provenance),
+        seed=seed,
+    )
+    finish(run_dir, metrics)
+    draw_overlay(model, data, rows, run_dir)
+    return metrics
+
+
+def training_answers(data: QuestionData) -> list | None:
+    """The training questions, whose majorities the constant control uses; None without any."""
+    try:
+        return data.records("train")
+    except ValueError:
+        return None
+
+
+def finish(run_dir: Path, metrics: Mapping[str, Any], own: str = "photon") -> None:
+    """Figures and table first, metrics.json last: it marks a run as finished."""
+    table = write_report(run_dir, metrics, own=own)
+    save_figures(run_dir, own=own)
+    print(table)
+    print(f"results: {run_dir}")
+
+
+def score_file(
+    predictions: str, data: QuestionData, split: str, run_dir: Path, config_hash: str
+) -> dict[str, Any]:
+    """Score any model's answers as ours are scored (`eval.py predictions=FILE`)."""
+    records = data.records(split)
+    rows, _ = score_predictions_file(predictions, records)
+    metrics = build_metrics(
+        rows,
+        {},
+        constant_control(records, training_answers(data)),
+        collect_provenance(config_hash, data.data_hash(split), predictions=predictions),
+    )
+    finish(run_dir, metrics, own="file")
+    return metrics
+
+
+def draw_overlay(
+    model: PhotonModel, data: QuestionData, rows: Sequence[Mapping[str, Any]], run_dir: Path
+) -> None:
+    """figures/overlay.png: what the first right answer about an organ with a mask kept."""
+    import numpy as np
+    import torch
+
+    from photon.model.generate import generate
+    from photon.questions.dataset import Collate, VolumeQuestions
+
+    told = [row for row in rows if row.get("coverage") is not None]
+    told.sort(key=lambda row: row["prediction"] != row["answer"])
+    if not told or model.pruner is None:
+        return
+    record = next(r for r in data.records("test") if r.id == told[0]["id"])
+    item = VolumeQuestions([record], data.store, data.root, with_labels=True)[0]
+    device = next(model.parameters()).device
+    batch = Collate(model.builder, model.tokenizer, False)([item]).to(device)
+    with torch.no_grad():
+        generation = generate(model, batch, -1, max_new_tokens=1)
+    hu = data.store.load_hu(data.root / record.volume)
+    labels = np.isin(item.labels, record.evidence)
+    mask = (
+        generation.keep_masks[0]
+        .numpy()
+        .reshape([n // t for n, t in zip(hu.shape, model.builder.token, strict=True)])
+    )
+    if model.preparation.flip_x:
+        mask, labels = mask[..., ::-1], labels[..., ::-1]
+    question = record.question.split("\n")[0]
+    save_overlay(
+        run_dir / "figures" / "overlay.png",
+        hu,
+        mask,
+        f"{question}\nanswer: {told[0]['prediction']}   kept {int(mask.sum())} of {mask.size}",
+        labels=labels,
+        spacing=voxel_size(model.preparation, hu.shape),
+        token=model.builder.token,
+    )
