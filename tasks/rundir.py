@@ -17,7 +17,13 @@ from typing import Any
 from photon.errors import InputError
 
 # Keys that change where a run reports or how fast it goes, and nothing that it computes.
-NEUTRAL_KEYS = ("logger", "trainer.enable_progress_bar", "trainer.log_every_n_steps")
+NEUTRAL_KEYS = (
+    "logger",
+    "trainer.precision",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+    "dataset.workers",
+)
 
 
 def open_run(path: str | Path, config: Mapping[str, Any]) -> Path:

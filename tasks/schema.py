@@ -19,6 +19,7 @@ from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import tasks.precision  # noqa: F401  (registers a resolver)
 from photon.errors import InputError
 from tasks.annotations import did_you_mean, fits, literals, options, spell
 
