@@ -60,7 +60,7 @@ def fit(config: dict, phase: str, model: PhotonModel, data: QuestionData, folder
         logger=[instantiate(c, f"logger.{k}", folder=folder) for k, c in config["logger"].items()],
         default_root_dir=folder,
     )
-    data.bind(model, task.reads, task.with_labels)
+    data.bind(model, task.reads, task.collate)
     checkpoint = checkpoint_path(folder)
     resume = str(checkpoint) if has_checkpoint(checkpoint) else None
     trainer.fit(task, datamodule=data, ckpt_path=resume)

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from photon.losses import answer_loss
 from photon.model.photon import Output, PhotonModel
 from photon.questions.batch import VolumeBatch
+from photon.questions.dataset import Collate
 from tasks.callbacks import total_steps
 from tasks.datamodule import Kind
 
@@ -58,7 +59,7 @@ class PhotonTask(LightningModule):
     """
 
     reads: Kind = "questions"  # which records of the data set
-    with_labels = False  # whether batches carry label maps
+    collate = Collate  # what turns items into a batch
 
     def __init__(
         self,

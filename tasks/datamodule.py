@@ -60,13 +60,13 @@ class QuestionData(LightningDataModule):
         self.workers = workers
         self.model: PhotonModel | None = None
         self.kind: Kind = "questions"
-        self.with_labels = False
+        self.collate: type[Collate] = Collate
 
     def bind(
-        self, model: PhotonModel, kind: Kind = "questions", with_labels: bool = False
+        self, model: PhotonModel, kind: Kind = "questions", collate: type[Collate] = Collate
     ) -> QuestionData:
-        """Say whom the batches are for, and which records they hold."""
-        self.model, self.kind, self.with_labels = model, kind, with_labels
+        """Say whom the batches are for, which records they hold, and how items become a batch."""
+        self.model, self.kind, self.collate = model, kind, collate
         return self
 
     @property
@@ -117,7 +117,7 @@ class QuestionData(LightningDataModule):
             self.store,
             self.root,
             self.questions_per_volume,
-            with_labels=self.with_labels,
+            with_labels=self.collate.needs_labels,
             seed=self.seed,
         )
         batches = EpochBatches.resumed(
@@ -126,14 +126,20 @@ class QuestionData(LightningDataModule):
         return DataLoader(
             dataset,
             batch_sampler=batches,
-            collate_fn=Collate(self.model.builder, self.model.tokenizer, with_answer=True),
+            collate_fn=self.collate(self.model.builder, self.model.tokenizer, with_answer=True),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
         )
 
 
 class PhantomData(QuestionData):
-    """Procedural CTs with exact label maps, written once under `root`; a patient is a phantom."""
+    """Procedural CTs with exact label maps, written once under `root`; a patient is a phantom.
+
+    Args:
+        n_train, n_val, n_test: phantoms of each split.
+        written: questions written a phantom, of which a batch draws `questions_per_volume`.
+        numeric: share of the size and attenuation questions that ask for a number.
+    """
 
     def __init__(
         self,
@@ -142,16 +148,24 @@ class PhantomData(QuestionData):
         n_train: int,
         n_test: int,
         n_val: int = 0,
+        written: int = 24,
+        numeric: float = 0.15,
         seed: int = 7,
         volumes_per_batch: int = 4,
         questions_per_volume: int = 16,
         workers: int = 0,
     ):
         super().__init__(root, store, seed, volumes_per_batch, questions_per_volume, workers)
-        self.sizes = {"n_train": n_train, "n_val": n_val, "n_test": n_test}
+        self.spec = {
+            "n_train": n_train,
+            "n_val": n_val,
+            "n_test": n_test,
+            "questions_per_volume": written,
+            "numeric": numeric,
+        }
 
     def path(self, split: str, kind: Kind = "questions") -> Path:
-        write_phantom_dataset(self.root, seed=self.seed, **self.sizes)
+        write_phantom_dataset(self.root, seed=self.seed, **self.spec)
         return self.root / (f"{split}.jsonl" if kind == "questions" else f"{split}_reports.jsonl")
 
 

@@ -108,7 +108,7 @@ class PhotonPruner(nn.Module):
                 visual_keys=context.visual_keys.detach(),
             )
         pairs = context.pairs
-        u = self._saliency(context)
+        u = self.saliency(context)
         rho = min_max(u, pairs)
         keep = self.keep if keep is None else keep
         if keep is None:
@@ -128,7 +128,8 @@ class PhotonPruner(nn.Module):
         mask = mask | pairs.expand(context.text.counts == 0)
         return Selection(mask, pairs, scores=rho, prob=prob, theta=theta)
 
-    def _saliency(self, context: PruneContext) -> Tensor:
+    def saliency(self, context: PruneContext) -> Tensor:
+        """Raw saliency u of every (question, visual token) pair, (J,) (Eq. 5)."""
         weights = (
             instruction_weights(context.queries, context.keys, context.text)
             if self.self_affinity

@@ -97,6 +97,8 @@ class Collate:
     answer begins. blind: leave the volumes out (the question-only control).
     """
 
+    needs_labels = False
+
     def __init__(
         self,
         builder: BatchBuilder,

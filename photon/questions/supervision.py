@@ -3,24 +3,41 @@
 A tiny model that starts from nothing learns to see from these; where label maps exist, they can
 also teach saliency where the evidence lies (docs/decisions.md).
 
-Shape suffixes: V visual tokens of a volume, C label ids.
+Shape suffixes: V visual tokens of a volume, C label ids, J (question, visual token) pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from photon.questions.batch import VolumeBatch
+from photon.questions.dataset import Collate, Item
+
+N_LABELS = 32  # label ids of the phantoms lie below
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Of one volume: share (V, C) of each token that a label covers, mean (V, C) intensity there.
+
+    Tokens in grid order; zero where a label is absent.
+    """
+
+    share: Tensor
+    mean: Tensor
 
 
 def token_statistics(
     labels: np.ndarray, volume: np.ndarray, n_labels: int, token: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Share of every token that each label covers, and the label's mean intensity there.
+) -> TokenStatistics:
+    """Statistics of labels (D, H, W), integers below n_labels, over a volume (D, H, W).
 
-    labels (D, H, W) integers below n_labels; volume (D, H, W) float; token: voxels of a token along
-    depth, height, width. Two float32 arrays (V, C), tokens in grid order; 0 where a label is
-    absent.
+    token: voxels of a token along depth, height, width.
     """
     d, h, w = (n // t for n, t in zip(labels.shape, token, strict=True))
     place = np.arange(d * h * w).reshape(d, 1, h, 1, w, 1)
@@ -30,9 +47,29 @@ def token_statistics(
     count = np.bincount(cell, minlength=size).reshape(-1, n_labels)
     total = np.bincount(cell, volume.reshape(blocks.shape).ravel(), size).reshape(-1, n_labels)
     share = count / float(token[0] * token[1] * token[2])
-    return share.astype(np.float32), (total / np.maximum(count, 1)).astype(np.float32)
+    mean = total / np.maximum(count, 1)
+    return TokenStatistics(
+        torch.from_numpy(share.astype(np.float32)), torch.from_numpy(mean.astype(np.float32))
+    )
 
 
-def evidence_share(share: np.ndarray, evidence: Sequence[int]) -> np.ndarray:
-    """(V,) share of every token that the evidence labels cover together."""
-    return share[:, list(evidence)].sum(1)
+class SupervisedCollate(Collate):
+    """A batch whose `labels` are the token statistics of its volumes in place of label maps."""
+
+    needs_labels = True
+
+    def __call__(self, items: Sequence[Item]) -> VolumeBatch:
+        token = self.builder.token
+        statistics = [
+            token_statistics(item.labels, item.volume.numpy(), N_LABELS, token) for item in items
+        ]
+        return replace(super().__call__(items), labels=statistics)
+
+
+def evidence_shares(batch: VolumeBatch) -> Tensor:
+    """(J,) share of every pair's token that the question's evidence labels cover."""
+    rows = []
+    for v, record in zip(batch.volume_of, batch.records, strict=True):
+        share = batch.labels[v].share
+        rows.append(share[:, list(record.evidence)].sum(1))
+    return torch.cat(rows)
