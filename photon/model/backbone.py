@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import inspect
 import json
 import logging
 from collections.abc import Mapping
@@ -30,6 +32,8 @@ def backbone_config(text: Mapping, vision: Mapping, tokenizer) -> Qwen2_5_VLConf
 
     Raises InputError when the tokenizer lacks a vision token or the vocabulary is too small.
     """
+    _check_fields("text", text, Qwen2_5_VLConfig.sub_configs["text_config"])
+    _check_fields("vision", vision, Qwen2_5_VLConfig.sub_configs["vision_config"])
     ids = {key: token_id(tokenizer, token) for key, token in _TOKEN_IDS.items()}
     # The stock constructor edits its arguments in place.
     text, vision = copy.deepcopy(dict(text)), copy.deepcopy(dict(vision))
@@ -48,6 +52,18 @@ def backbone_config(text: Mapping, vision: Mapping, tokenizer) -> Qwen2_5_VLConf
         tie_word_embeddings=bool(text.get("tie_word_embeddings", True)),
         **ids,
     )
+
+
+def _check_fields(group: str, values: Mapping, kind: type) -> None:
+    """The stock configuration takes any keyword and would ignore a misspelt one."""
+    legal = set(inspect.signature(kind.__init__).parameters)
+    unknown = sorted(set(values) - legal - {"tie_word_embeddings"})
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], legal, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"model.{group}.{unknown[0]}: {kind.__name__} has no such field{hint} Correct or drop it."
+        )
 
 
 def token_id(tokenizer, token: str) -> int:

@@ -6,6 +6,7 @@ An export holds `config.json` and `model.safetensors` in the stock Qwen2.5-VL la
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,8 @@ from photon.volume.preparation import Preparation
 
 FORMAT = 1
 PRUNERS = {"photon": PhotonPruner, "random": RandomPruner}
-BUILT_IN = Path(__file__).parent / "tokenizers"
+TOKENIZERS = Path(__file__).parent / "tokenizers"
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def build_model(
@@ -45,12 +47,15 @@ def build_model(
     """A model with random weights, or with those of a stock checkpoint or an export.
 
     With `pretrained`, `text` is the checkpoint's own and `vision` overrides its patch embedding
-    (patch sizes and channels); an embedding of another shape starts anew. `tokenizer`: a directory,
-    a hub name, `tiny`, or None for the one beside the weights. Raises InputError for what is
+    (patch sizes and channels); an embedding of another shape starts anew. `pretrained` may be the
+    built-in `tiny` (see photon/model/weights). `tokenizer`: a directory, a hub name, the built-in
+    `tiny`, or None for the one beside the weights. Raises InputError for what is
     missing or does not fit, before any long work.
     """
     if isinstance(preparation, Mapping):
         preparation = Preparation.from_dict(dict(preparation))
+    if pretrained is not None and (WEIGHTS / pretrained).is_dir():
+        pretrained = str(WEIGHTS / pretrained)
     words = load_tokenizer(tokenizer or pretrained)
     if pretrained is None:
         backbone = new_backbone(backbone_config(text, vision, words), seed)
@@ -67,7 +72,7 @@ def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
     """A tokenizer from a directory or hub name, or the built-in `tiny`; offline where it can be."""
     if name is None:
         raise InputError("model.tokenizer is empty and there is no model.pretrained: set one")
-    folder = BUILT_IN / name
+    folder = TOKENIZERS / name
     try:
         return AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
     except (OSError, ValueError) as error:
@@ -77,11 +82,20 @@ def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def save_export(model: PhotonModel, folder: str | Path, provenance: Mapping | None = None) -> None:
-    """Write an export (see the module's docstring); weights in the model's own precision."""
+def save_export(
+    model: PhotonModel,
+    folder: str | Path,
+    provenance: Mapping | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write an export (see the module's docstring); in `dtype`, or the model's own precision.
+
+    The pruner stays in float32: its threshold is compared with scores.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model.backbone.save_pretrained(folder)
+    backbone = model.backbone if dtype is None else copy.deepcopy(model.backbone).to(dtype)
+    backbone.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     pruner = None
     if model.pruner is not None:

@@ -1,0 +1,142 @@
+"""Exports and stock checkpoints: everything accounted for, and nothing random left behind."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from photon.errors import InputError
+from photon.model.backbone import backbone_config, new_backbone
+from photon.model.checkpoints import build_model, load_export, load_tokenizer, save_export
+from photon.model.generate import generate
+from photon.pruning.its import PhotonPruner
+from photon.questions.dataset import Collate, Item
+from photon.questions.record import Record
+from photon.volume.preparation import Preparation
+from tests.helpers import TEXT, VISION
+
+SMALL = {"spacing": (3, 3, 3), "crop": (28, 56, 56), "size": (28, 56, 56)}
+PATCH = {"patch_size": 14, "temporal_patch_size": 14, "window_size": 56}
+
+
+def text_config():
+    text = {k: v for k, v in TEXT.items() if not k.endswith("_id") and k != "vocab_size"}
+    return {**text, "rope_parameters": dict(TEXT["rope_parameters"])}
+
+
+def build(pruner=None, **options):
+    return build_model(
+        text_config(),
+        {**VISION, **PATCH, **options.pop("vision", {})},
+        Preparation(**SMALL),
+        pruner,
+        **{"tokenizer": "tiny", **options},
+    )
+
+
+def ask(model, **options):
+    generator = torch.Generator().manual_seed(0)
+    volume = torch.rand(28, 56, 56, generator=generator)
+    records = [Record("a", "v", "How large is the liver?"), Record("b", "v", "Is it dense?")]
+    batch = Collate(model.builder, model.tokenizer, False)([Item(volume, records)])
+    return generate(model.eval(), batch, end_id=-1, max_new_tokens=4, **options)
+
+
+def test_an_export_round_trips_bitwise(tmp_path):
+    model = build(PhotonPruner(hidden=8, tau=0.3, layer=0.5), depth_stride=3)
+    save_export(model, tmp_path, {"commit": "abc"})
+    loaded = load_export(tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    assert loaded.preparation == model.preparation
+    assert loaded.pruner.options == model.pruner.options
+    assert (loaded.depth_stride, loaded.slab, loaded.kv) == (3, 1, "full")
+    assert ask(loaded).tokens == ask(model).tokens
+
+
+def test_an_export_loads_in_the_stock_class(tmp_path):
+    model = build(PhotonPruner(hidden=8))
+    save_export(model, tmp_path)
+    stock, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(
+        stock.model.visual.patch_embed.proj.weight,
+        model.backbone.model.visual.patch_embed.proj.weight,
+    )
+
+
+def test_a_new_patch_embedding_over_a_stock_checkpoint_changes_nothing_else(tmp_path):
+    """Phase 1 starts so: 14^3 patches of one channel over a (2, 14, 14) RGB checkpoint."""
+    words = load_tokenizer("tiny")
+    vision = {**VISION, **PATCH, "temporal_patch_size": 2, "in_channels": 3}
+    stock = new_backbone(backbone_config(text_config(), vision, words), seed=5)
+    stock.save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    model = build(pretrained=str(tmp_path), tokenizer=None, vision={"in_channels": 1})
+    before, after = stock.state_dict(), model.backbone.state_dict()
+    changed = [k for k in after if before[k].shape != after[k].shape]
+    assert changed == ["model.visual.patch_embed.proj.weight"]
+    assert after[changed[0]].shape == (24, 1, 14, 14, 14)
+    assert 0.015 < after[changed[0]].std() < 0.025
+    assert all(torch.equal(before[k], after[k]) for k in after if k not in changed)
+    again = build(pretrained=str(tmp_path), tokenizer=None, vision={"in_channels": 1})
+    assert torch.equal(after[changed[0]], again.backbone.state_dict()[changed[0]])
+
+
+def test_a_renamed_key_is_an_error_that_names_it(tmp_path):
+    save_export(build(), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    name = next(k for k in state if k.endswith("layers.1.mlp.up_proj.weight"))
+    state[name.replace("up_proj", "upp_proj")] = state.pop(name)
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="layers.1.mlp.up_proj.weight.*upp_proj"):
+        load_export(tmp_path)
+
+
+def test_truncated_weights_and_foreign_configurations_are_named(tmp_path):
+    save_export(build(), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="cannot load the weights in"):
+        load_export(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    with pytest.raises(InputError, match="llama"):
+        load_export(tmp_path)
+
+
+def test_an_export_refuses_volumes_prepared_otherwise(tmp_path):
+    save_export(build(), tmp_path)
+    with pytest.raises(InputError, match=r"hu=.*trained with"):
+        build_model(
+            text_config(),
+            {**VISION, **PATCH},
+            Preparation(**SMALL, hu=(-500, 500)),
+            pretrained=str(tmp_path),
+        )
+
+
+def test_a_folder_without_an_export_is_named(tmp_path):
+    with pytest.raises(InputError, match="photon.json"):
+        load_export(tmp_path)
+
+
+def test_bfloat16_export_keeps_the_pruner_precise(tmp_path):
+    model = build(PhotonPruner(hidden=8))
+    save_export(model, tmp_path, dtype=torch.bfloat16)
+    state = load_file(tmp_path / "model.safetensors")
+    assert {v.dtype for v in state.values()} == {torch.bfloat16}
+    assert {v.dtype for v in load_file(tmp_path / "pruner.safetensors").values()} == {
+        torch.float32
+    }
+    assert next(model.backbone.parameters()).dtype == torch.float32
+    assert next(load_export(tmp_path).backbone.parameters()).dtype == torch.float32
+
+
+def test_a_misspelt_configuration_field_is_named():
+    with pytest.raises(InputError, match="model.vision.window_sise.*window_size"):
+        build(vision={"window_sise": 56})
