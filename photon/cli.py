@@ -15,7 +15,12 @@ from importlib import import_module
 
 from photon.errors import InputError
 
-MODULES = ("photon.volume.commands", "photon.questions.commands", "photon.model.commands", "photon.ask")
+MODULES = (
+    "photon.volume.commands",
+    "photon.questions.commands",
+    "photon.model.commands",
+    "photon.ask",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

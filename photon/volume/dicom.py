@@ -17,7 +17,7 @@ from pydicom.errors import InvalidDicomError
 
 from photon.errors import InputError
 from photon.volume.nifti import checked_affine
-from photon.volume.reader import Volume
+from photon.volume.types import Volume
 
 _NEEDED = ("Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 

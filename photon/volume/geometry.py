@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from photon.volume.preparation import Preparation
-from photon.volume.reader import Volume
 from photon.volume.sampling import (
     apply_axes,
     axis_matrix,
@@ -21,6 +20,7 @@ from photon.volume.sampling import (
     sample_affine,
     take_axes,
 )
+from photon.volume.types import Volume
 
 AIR = -1000.0
 _OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))

@@ -16,7 +16,7 @@ import numpy as np
 from isal import isal_zlib
 
 from photon.errors import InputError
-from photon.volume.reader import Volume
+from photon.volume.types import Volume
 
 _BLOCK = 1 << 22
 _SLACK = 1 << 20  # bytes that may follow the voxels before the file is taken for something else

@@ -6,32 +6,16 @@ file and the way out. Harmless oddities (wrong suffix, bytes after the end) are 
 
 import hashlib
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from photon.errors import InputError
+from photon.volume.types import Volume
 
 MAX_VOXELS = 2_000_000_000  # a 1024 x 1024 x 1900 scan; more is taken for a damaged header
 _AIR = -1000.0
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A scan or label map in patient space.
-
-    Attributes:
-        array: [D, H, W]; float32 HU (int16 when prepared; uint8 or uint16 for a label map).
-        affine: float64 4x4, maps homogeneous (w, h, d, 1) to RAS+ millimetres.
-        source: path it was read from.
-        sha256: of the source's bytes (of all slices, for DICOM).
-    """
-
-    array: np.ndarray
-    affine: np.ndarray
-    source: str
-    sha256: str
 
 
 def read_volume(

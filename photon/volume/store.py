@@ -33,7 +33,8 @@ from photon.volume.entries import (
     write_entry,
 )
 from photon.volume.geometry import Preparation, prepare_labels, prepare_volume, same_grid
-from photon.volume.reader import Volume, hash_source, read_labels, read_volume
+from photon.volume.reader import hash_source, read_labels, read_volume
+from photon.volume.types import Volume
 
 Source = str | Path
 _unwritten: dict[Path, dict[str, str]] = {}  # index entries of this process that have no file

@@ -9,8 +9,9 @@ import torch
 
 from photon.volume import geometry as g
 from photon.volume.geometry import Preparation
-from photon.volume.reader import Volume, read_labels, read_volume
+from photon.volume.reader import read_labels, read_volume
 from photon.volume.sampling import apply_axes, axis_matrix, nearest_index
+from photon.volume.types import Volume
 
 GRADIENT = np.array([1.7, -2.3, 3.1])  # HU per mm along R, A, S
 
