@@ -96,9 +96,7 @@ class Pretrain(PhotonTask):
     ):
         super().__init__(model, optimizer, warmup)
         if not isinstance(model.pruner, PhotonPruner):
-            raise ValueError(
-                "task.pretrain needs pruner=photon: its saliency is what learns to point"
-            )
+            raise ValueError("task.pretrain needs pruner=photon: its saliency learns to point")
         self.see_first, self.dense_weight, self.pointing_weight = see_first, dense, pointing
         self.head = DenseHead(model.backbone.config.text_config.hidden_size)
         # Neither is trained here: pruning is off, and nothing reads the threshold.

@@ -62,7 +62,8 @@ def _check_fields(group: str, values: Mapping, kind: type) -> None:
         near = difflib.get_close_matches(unknown[0], legal, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(
-            f"model.{group}.{unknown[0]}: {kind.__name__} has no such field{hint} Correct or drop it."
+            f"model.{group}.{unknown[0]}: {kind.__name__} has no such field{hint} "
+            "Correct it, or leave it out."
         )
 
 
