@@ -6,7 +6,6 @@ import copy
 import difflib
 import inspect
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from photon.errors import InputError
 
-log = logging.getLogger(__name__)
-
-PATCH_KEY = "visual.patch_embed.proj.weight"
 _TOKEN_IDS = {
     "image_token_id": "<|image_pad|>",
     "video_token_id": "<|video_pad|>",
@@ -85,20 +81,13 @@ def new_backbone(config: Qwen2_5_VLConfig, seed: int = 0) -> nn.Module:
         return Qwen2_5_VLForConditionalGeneration(config).float()
 
 
-def load_backbone(
-    path: str | Path, vision: Mapping | None = None, dtype: torch.dtype = torch.float32
-) -> nn.Module:
+def load_backbone(path: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Load a stock Qwen2.5-VL checkpoint (directory or hub name).
 
-    `vision` overrides fields of its vision configuration; where that changes the patch embedding's
-    shape (Phase 1: 14^3 patches of one channel), the embedding alone starts anew from the stock
-    initialisation, N(0, initializer_range). Every other missing, unused or misshapen key is an
-    InputError: the stock loader only warns, and leaves random weights behind.
+    Every missing, unused or misshapen key is an InputError: the stock loader only warns, and leaves
+    random weights behind.
     """
     config = read_config(path)
-    if vision:
-        for key, value in vision.items():
-            setattr(config.vision_config, key, value)
     try:
         model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             path,
@@ -112,11 +101,10 @@ def load_backbone(
             f"cannot load the weights in {path}: {error}. Copy the checkpoint again, or correct "
             "model.pretrained"
         ) from error
-    mismatched = [entry[0] for entry in info["mismatched_keys"]]
     faults = {
         "missing": [k for k in info["missing_keys"] if not _tied(k, config)],
         "not used": list(info["unexpected_keys"]),
-        "of another shape": [k for k in mismatched if not k.endswith(PATCH_KEY)],
+        "of another shape": [entry[0] for entry in info["mismatched_keys"]],
     }
     wrong = {what: keys for what, keys in faults.items() if keys}
     if wrong:
@@ -125,9 +113,43 @@ def load_backbone(
             f"the checkpoint in {path} does not fit its configuration ({text}): the weights and "
             "config.json must come from one Qwen2.5-VL model"
         )
-    if mismatched:
-        log.info("%s: the patch embedding has a new shape and starts from random weights", path)
     return model
+
+
+def replace_patch_embedding(
+    model: nn.Module, temporal_patch_size: int, in_channels: int, init: str, seed: int = 0
+) -> None:
+    """Give the vision tower patches of another depth or number of channels; nothing else changes.
+
+    init: `random` draws N(0, initializer_range), the stock initialisation and what the authors did;
+    `inflate` spreads the old kernel along depth and adds up its channels, so that a volume gives
+    the tokens that the old embedding gave for its slabs' averages (not in the paper). An embedding
+    of the asked shape stays as it is.
+    """
+    if init not in ("random", "inflate"):
+        raise ValueError(f"model.patch_init={init!r}: legal values are random, inflate")
+    visual = model.model.visual
+    old = visual.patch_embed.proj.weight.detach()
+    width, channels, depth, *plane = old.shape
+    if (depth, channels) == (temporal_patch_size, in_channels):
+        return
+    if init == "inflate" and (temporal_patch_size % depth or in_channels != 1):
+        raise ValueError(
+            f"model.patch_init=inflate: a patch of {temporal_patch_size} slices and {in_channels} "
+            f"channels cannot take over one of {depth} slices; use a multiple, and one channel"
+        )
+    config = visual.config
+    config.temporal_patch_size, config.in_channels = temporal_patch_size, in_channels
+    patch = type(visual.patch_embed)(plane[0], temporal_patch_size, in_channels, width)
+    if init == "inflate":
+        repeat = temporal_patch_size // depth
+        kernel = old.sum(1, keepdim=True).repeat_interleave(repeat, 2) / repeat
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (width, in_channels, temporal_patch_size, *plane)
+        kernel = torch.randn(shape, generator=generator) * config.initializer_range
+    patch.proj.weight = nn.Parameter(kernel.to(old.dtype))
+    visual.patch_embed = patch
 
 
 def _tied(key: str, config: Qwen2_5_VLConfig) -> bool:

@@ -18,7 +18,12 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from photon.errors import InputError
-from photon.model.backbone import backbone_config, load_backbone, new_backbone
+from photon.model.backbone import (
+    backbone_config,
+    load_backbone,
+    new_backbone,
+    replace_patch_embedding,
+)
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Pruner
 from photon.pruning.baselines.random import RandomPruner
@@ -37,6 +42,7 @@ def build_model(
     preparation: Mapping | Preparation,
     pruner: Pruner | None = None,
     pretrained: str | None = None,
+    patch_init: str = "random",
     tokenizer: str | None = None,
     depth_stride: int = 1,
     slab: int = 1,
@@ -46,11 +52,11 @@ def build_model(
 ) -> PhotonModel:
     """A model with random weights, or with those of a stock checkpoint or an export.
 
-    With `pretrained`, `text` is the checkpoint's own and `vision` overrides its patch embedding
-    (patch sizes and channels); an embedding of another shape starts anew. `pretrained` may be the
-    built-in `tiny` (see photon/model/weights). `tokenizer`: a directory, a hub name, the built-in
-    `tiny`, or None for the one beside the weights. Raises InputError for what is
-    missing or does not fit, before any long work.
+    With `pretrained`, `text` is the checkpoint's own and `vision` gives its patches their depth and
+    channels; an embedding of another shape starts by `patch_init` (`replace_patch_embedding`).
+    `pretrained` may be the built-in `tiny` (see photon/model/weights). `tokenizer`: a directory, a
+    hub name, the built-in `tiny`, or None for the one beside the weights. Raises InputError for
+    what is missing or does not fit, before any long work.
     """
     if isinstance(preparation, Mapping):
         preparation = Preparation.from_dict(dict(preparation))
@@ -61,10 +67,14 @@ def build_model(
         backbone = new_backbone(backbone_config(text, vision, words), seed)
     else:
         _check_preparation(Path(pretrained), preparation)
-        patch = {k: vision[k] for k in ("temporal_patch_size", "in_channels") if k in vision}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            backbone = load_backbone(pretrained, patch)
+        backbone = load_backbone(pretrained)
+        replace_patch_embedding(
+            backbone,
+            vision.get("temporal_patch_size", 2),
+            vision.get("in_channels", 3),
+            patch_init,
+            seed,
+        )
     return PhotonModel(backbone, pruner, attention, kv, words, preparation, depth_stride, slab)
 
 

@@ -87,6 +87,26 @@ def test_a_new_patch_embedding_over_a_stock_checkpoint_changes_nothing_else(tmp_
     assert torch.equal(after[changed[0]], again.backbone.state_dict()[changed[0]])
 
 
+def test_an_inflated_patch_embedding_sees_the_slabs_of_the_stock_one(tmp_path):
+    """Before any training, 14^3 patches give the tokens of the (2, 14, 14) RGB embedding on the
+    averages of 7 slices."""
+    rgb = {"temporal_patch_size": 2, "in_channels": 3}
+    stock = build(vision=rgb, slab=7)
+    save_export(stock, tmp_path)
+    inflated = build(pretrained=str(tmp_path), patch_init="inflate")
+    random = build(pretrained=str(tmp_path), patch_init="random")
+    volume = torch.rand(28, 56, 56)
+
+    def tokens(model):
+        batch = Collate(model.builder, model.tokenizer, False)(
+            [Item(volume, [Record("a", "v", "How large is the liver?")])]
+        )
+        return model.encode(batch)
+
+    torch.testing.assert_close(tokens(inflated), tokens(stock), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(tokens(random), tokens(stock), atol=1e-2)
+
+
 def test_a_renamed_key_is_an_error_that_names_it(tmp_path):
     save_export(build(), tmp_path)
     state = load_file(tmp_path / "model.safetensors")
@@ -130,9 +150,7 @@ def test_bfloat16_export_keeps_the_pruner_precise(tmp_path):
     save_export(model, tmp_path, dtype=torch.bfloat16)
     state = load_file(tmp_path / "model.safetensors")
     assert {v.dtype for v in state.values()} == {torch.bfloat16}
-    assert {v.dtype for v in load_file(tmp_path / "pruner.safetensors").values()} == {
-        torch.float32
-    }
+    assert {v.dtype for v in load_file(tmp_path / "pruner.safetensors").values()} == {torch.float32}
     assert next(model.backbone.parameters()).dtype == torch.float32
     assert next(load_export(tmp_path).backbone.parameters()).dtype == torch.float32
 
