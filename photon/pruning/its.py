@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import torch
@@ -125,7 +126,10 @@ class PhotonPruner(nn.Module):
         if context.training and self.readmit:
             draw = torch.rand(len(mask), generator=generator).to(mask.device)
             mask = mask | (draw < self.readmit)
-        mask = mask | pairs.expand(context.text.counts == 0)
+        empty = context.text.counts == 0
+        if bool(empty.any()):
+            warnings.warn("a question without instruction tokens keeps all of them", stacklevel=2)
+        mask = mask | pairs.expand(empty)
         return Selection(mask, pairs, scores=rho, prob=prob, theta=theta)
 
     def saliency(self, context: PruneContext) -> Tensor:

@@ -180,7 +180,8 @@ def test_theta_at_one_keeps_the_top_token():
 
 
 def test_a_question_without_instruction_keeps_everything():
-    selection = PhotonPruner(hidden=4).double().select(context([3, 0, 5, 2]), keep=2)
+    with pytest.warns(UserWarning, match="without instruction tokens"):
+        selection = PhotonPruner(hidden=4).double().select(context([3, 0, 5, 2]), keep=2)
     assert selection.counts.tolist() == [2, 7, 2, 2]
 
 
