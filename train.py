@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from omegaconf import DictConfig
 
 from photon.model.checkpoints import save_export
@@ -12,8 +12,9 @@ from photon.model.photon import PhotonModel
 from tasks.callbacks import checkpoint_path
 from tasks.checkpointing import has_checkpoint
 from tasks.datamodule import QuestionData
-from tasks.entry import main
+from tasks.entry import finish_loggers, main
 from tasks.evaluate import Evaluation, evaluate
+from tasks.progress import StepProgress, say
 from tasks.rundir import config_hash, is_finished, open_run, write_status
 from tasks.schema import check_config, instantiate, to_plain
 
@@ -27,43 +28,41 @@ def run(composed: DictConfig) -> None:
         print(f"{run_dir} is finished: see {run_dir / 'table.md'}. Another run: name=...")
         return
     seed_everything(config["seed"], verbose=False)
+    evaluation = Evaluation(**config["evaluation"])
     pruner = instantiate(config["pruner"], "pruner") if config["pruner"] else None
-    evaluation = instantiate_evaluation(config)
     model = instantiate(config["model"], "model", pruner=pruner)
     data = instantiate(config["dataset"], "dataset")
-    *earlier, last = config["phases"]
-    for phase in earlier:
-        fit(config, phase, model, data, run_dir / phase)
-    trainer = fit(config, last, model, data, run_dir)
+    phases = list(config["phases"])
+    for phase in phases:
+        folder = run_dir if phase == phases[-1] else run_dir / phase
+        trainer = fit(config, phase, model, data, folder)
     if trainer.is_global_zero:
         digest = config_hash(config)
         save_export(model, run_dir / "export", {"config_hash": digest, "name": config["name"]})
+        say("export", str(run_dir / "export"))
         write_status(run_dir, state="evaluating")
+        model.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
         evaluate(model, data, evaluation, run_dir, digest, config["seed"], name=config["name"])
-        write_status(run_dir, state="finished")
 
 
-def instantiate_evaluation(config: dict) -> Evaluation:
-    return Evaluation(**config["evaluation"])
-
-
-def fit(config: dict, phase: str, model: PhotonModel, data: QuestionData, folder: Path):
-    """Train one phase in `folder`, resuming from its last checkpoint; returns the trainer."""
+def fit(config: dict, phase: str, model: PhotonModel, data: QuestionData, folder: Path) -> Trainer:
+    """Train one phase in `folder`, resuming from its last checkpoint."""
     task = instantiate(config["task"][phase], f"task.{phase}", model=model)
-    steps = config["trainer"]["max_steps"]
-    if steps > 0:
-        steps = max(1, round(steps * config["phases"][phase]))
-    trainer = instantiate(
-        {**config["trainer"], "max_steps": steps},
-        "trainer",
-        callbacks=[instantiate(c, f"callbacks.{k}") for k, c in config["callbacks"].items()],
-        logger=[instantiate(c, f"logger.{k}", folder=folder) for k, c in config["logger"].items()],
-        default_root_dir=folder,
-    )
+    options = dict(config["trainer"])
+    if options["max_steps"] > 0:
+        options["max_steps"] = max(1, round(options["max_steps"] * config["phases"][phase]))
+        options["log_every_n_steps"] = min(options["log_every_n_steps"], options["max_steps"])
+    callbacks = [instantiate(c, f"callbacks.{k}") for k, c in config["callbacks"].items()]
+    if options.get("enable_progress_bar", True):
+        callbacks.append(StepProgress(f"phase {phase}"))
+    loggers = [instantiate(c, f"logger.{k}", folder=folder) for k, c in config["logger"].items()]
+    supplied = {"callbacks": callbacks, "logger": loggers, "default_root_dir": folder}
+    trainer = instantiate(options, "trainer", **supplied)
     data.bind(model, task.reads, task.collate)
     checkpoint = checkpoint_path(folder)
     resume = str(checkpoint) if has_checkpoint(checkpoint) else None
     trainer.fit(task, datamodule=data, ckpt_path=resume)
+    finish_loggers()
     return trainer
 
 

@@ -87,11 +87,6 @@ class PhotonTask(LightningModule):
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, total, self.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def transfer_batch_to_device(
-        self, batch: VolumeBatch, device: torch.device, dataloader_idx: int
-    ) -> VolumeBatch:
-        return batch.to(device)
-
     def answer_term(self, output: Output, use: Tensor | None = None) -> Tensor:
         """Cross-entropy averaged over the batch's questions; those outside `use` count as zero."""
         answers = output.answers

@@ -5,7 +5,10 @@ A data module is bound to a model first: the model says how volumes are prepared
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -20,9 +23,10 @@ from photon.questions.from_masks import generate_questions
 from photon.questions.phantoms import write_phantom_dataset
 from photon.questions.record import Record, read_records, write_records
 from photon.volume.geometry import same_grid
-from photon.volume.preparing import prepare_all
+from photon.volume.preparing import BAD_CASES, prepare_all
 from photon.volume.reader import read_labels, read_volume
 from photon.volume.store import VolumeStore
+from tasks.progress import bars, say
 from tasks.sampler import EpochBatches
 
 Kind = Literal["questions", "reports"]
@@ -61,6 +65,7 @@ class QuestionData(LightningDataModule):
         self.model: PhotonModel | None = None
         self.kind: Kind = "questions"
         self.collate: type[Collate] = Collate
+        self._tried: set[Path] = set()  # files whose volumes this process has prepared
 
     def bind(
         self, model: PhotonModel, kind: Kind = "questions", collate: type[Collate] = Collate
@@ -92,20 +97,37 @@ class QuestionData(LightningDataModule):
         A bad volume is reported and its questions are left out. Raises InputError when all are.
         """
         path = self.path(split, kind)
-        prepare_all([str(path)], self.store_root, self.model.preparation, self.root)
-        return self.readable(self.records(split, kind))
+        records = self.records(split, kind)
+        if path in self._tried:
+            return self.readable(records)
+        self._tried.add(path)
+        if len(self._ready(records)) < len(records):
+            prepare_all([str(path)], self.store_root, self.model.preparation, self.root)
+        kept = self.readable(records)
+        if len(kept) < len(records):
+            volumes = {r.volume for r in records} - {r.volume for r in kept}
+            out = f"{len(records) - len(kept)} of {len(records)} records"
+            say(str(path), f"{out} left out with {len(volumes)} volumes that cannot be read")
+        return kept
 
     def readable(self, records: list[Record]) -> list[Record]:
-        """The records whose volumes are in the store."""
-        store = self.store
-        known = {
-            volume: store.is_known(str(self.root / volume), None)
-            for volume in {record.volume for record in records}
-        }
-        kept = [record for record in records if known[record.volume]]
+        """The records whose volumes are in the store. Raises InputError when there are none."""
+        kept = self._ready(records)
         if not kept:
-            raise InputError(f"no volume of {self.root} could be prepared: see the messages above")
+            raise InputError(
+                f"no volume of {self.root} could be prepared. The messages above and "
+                f"{self.store_root / BAD_CASES} say why; correct the files or dataset.root."
+            )
         return kept
+
+    def _ready(self, records: list[Record]) -> list[Record]:
+        """The records whose volume, and label map if they name one, are in the store."""
+        store, root = self.store, self.root
+        ready = {
+            (volume, labels): store.is_known(root / volume, labels and root / labels)
+            for volume, labels in {(r.volume, r.labels) for r in records}
+        }
+        return [record for record in records if ready[record.volume, record.labels]]
 
     def prepare_data(self) -> None:
         self.prepare_volumes("train", self.kind)
@@ -165,8 +187,24 @@ class PhantomData(QuestionData):
         }
 
     def path(self, split: str, kind: Kind = "questions") -> Path:
-        write_phantom_dataset(self.root, seed=self.seed, **self.spec)
+        self._write()
         return self.root / (f"{split}.jsonl" if kind == "questions" else f"{split}_reports.jsonl")
+
+    def _write(self) -> None:
+        if (self.root / "manifest.json").is_file():
+            write_phantom_dataset(self.root, seed=self.seed, **self.spec)
+            return
+        started = time.perf_counter()
+        with bars() as progress:
+            bar = progress.add_task("phantoms", total=None, figures="")
+            write_phantom_dataset(
+                self.root,
+                seed=self.seed,
+                progress=lambda done, n: progress.update(bar, completed=done, total=n),
+                **self.spec,
+            )
+        count = sum(self.spec[f"n_{split}"] for split in ("train", "val", "test"))
+        say("phantoms", f"{count} volumes with label maps in {self.root}", started)
 
 
 class RecordData(QuestionData):
@@ -214,6 +252,7 @@ class LabelledCT(QuestionData):
 
     Args:
         ct, labels: paths of the scan and of its label map, with TotalSegmentator's ids.
+        root: questions are written to a folder of their own below, one for each scan and setting.
         questions: how many to make, at most; every fourth is kept for the test.
     """
 
@@ -229,6 +268,14 @@ class LabelledCT(QuestionData):
         questions_per_volume: int = 16,
         workers: int = 0,
     ):
+        for file in (ct, labels):
+            if not Path(file).is_file():
+                raise InputError(f"{file}: no such file. Check dataset.ct and dataset.labels.")
+        state = {
+            os.path.abspath(f): (os.stat(f).st_size, os.stat(f).st_mtime) for f in (ct, labels)
+        }
+        digest = hashlib.sha256(json.dumps([state, questions, seed]).encode()).hexdigest()[:8]
+        root = Path(root) / f"{Path(ct).name.split('.')[0]}-{digest}"
         super().__init__(root, store, seed, volumes_per_batch, questions_per_volume, workers)
         self.ct, self.labels, self.questions = ct, labels, questions
 

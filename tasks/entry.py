@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from photon.errors import InputError
 from tasks.annotations import did_you_mean
+from tasks.quiet import quiet
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -54,6 +55,7 @@ def _reporting(
     def run(config: DictConfig) -> Any:
         # Ranks that Lightning starts from here inherit the environment and report by themselves.
         del os.environ["HYDRA_FULL_ERROR"]
+        quiet()  # Hydra has just set up logging
         try:
             return task(config)
         except InputError as error:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from photon.analysis.figures import save_figures
 from photon.analysis.viewer import save_overlay
 from photon.ask import voxel_size
+from photon.errors import InputError
 from photon.evaluation.conditions import CONTROLS, Evaluator
-from photon.evaluation.controls import constant_control
+from photon.evaluation.controls import constant_control, shuffled_volumes
 from photon.evaluation.predictions import score_predictions_file
 from photon.evaluation.report import build_metrics, collect_provenance, write_report
 from photon.model.photon import PhotonModel
+from photon.questions.record import Record
 from tasks.datamodule import QuestionData
-
-METRICS, TABLE = "metrics.json", "table.md"
+from tasks.progress import bars, say
+from tasks.rundir import write_status
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,10 @@ class Evaluation:
     def __post_init__(self) -> None:
         unknown = [name for name in self.controls if name not in CONTROLS]
         if unknown:
-            raise ValueError(f"evaluation.controls={unknown}: legal values are {list(CONTROLS)}")
+            raise InputError(f"evaluation.controls={unknown}: legal values are {list(CONTROLS)}")
+        for key in ("volumes_per_batch", "max_new_tokens"):
+            if getattr(self, key) < 1:
+                raise InputError(f"evaluation.{key}={getattr(self, key)}: must be at least 1")
 
 
 def evaluate(
@@ -59,15 +63,15 @@ def evaluate(
     data.bind(model.eval())
     records = data.prepare_volumes(evaluation.split)
     data_hash = data.data_hash(evaluation.split)
-    controls = [c for c in evaluation.controls if model.pruner is not None or c != "random_keep"]
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        bars: dict[str, Any] = {}
+    controls = possible_controls(evaluation.controls, model, records)
+    started = time.perf_counter()
+    with bars() as progress:
+        tasks: dict[str, Any] = {}
 
         def advance(condition: str, done: int, total: int) -> None:
-            if condition not in bars:
-                bars[condition] = progress.add_task(condition, total=total)
-            progress.update(bars[condition], completed=done)
+            if condition not in tasks:
+                tasks[condition] = progress.add_task(condition, total=total, figures="")
+            progress.update(tasks[condition], completed=done)
 
         evaluator = Evaluator(
             model,
@@ -75,6 +79,7 @@ def evaluate(
             data.store,
             run_dir,
             data.root,
+            # Text that is stored beside the answers and must not change between two calls.
             fingerprint={"config": config_hash, "data": data_hash},
             volumes_per_batch=evaluation.volumes_per_batch,
             max_new_tokens=evaluation.max_new_tokens,
@@ -84,6 +89,7 @@ def evaluate(
         )
         rows = evaluator.run("photon")
         answers = {name: evaluator.run(name) for name in controls}
+    say("evaluation", f"{len(rows)} questions under {1 + len(controls)} conditions", started)
     metrics = build_metrics(
         rows,
         answers,
@@ -91,9 +97,25 @@ def evaluate(
         collect_provenance(config_hash, data_hash, **provenance),
         seed=seed,
     )
+    draw_overlay(model, data, evaluation.split, rows, run_dir)
     finish(run_dir, metrics)
-    draw_overlay(model, data, rows, run_dir)
     return metrics
+
+
+def possible_controls(
+    wanted: Sequence[str], model: PhotonModel, records: Sequence[Record]
+) -> list[str]:
+    """The controls that this model and these volumes allow; a warning says what is left out."""
+    impossible = {}
+    if model.pruner is None:
+        impossible["random_keep"] = "the model does not prune"
+    try:
+        shuffled_volumes(records)
+    except InputError as error:
+        impossible["shuffled_volume"] = str(error).split(". ")[0]
+    for name in [name for name in wanted if name in impossible]:
+        warnings.warn(f"control {name} is left out: {impossible[name]}", stacklevel=2)
+    return [name for name in wanted if name not in impossible]
 
 
 def training_answers(data: QuestionData) -> list | None:
@@ -105,11 +127,13 @@ def training_answers(data: QuestionData) -> list | None:
 
 
 def finish(run_dir: Path, metrics: Mapping[str, Any], own: str = "photon") -> None:
-    """Figures and table first, metrics.json last: it marks a run as finished."""
+    """Write and print the report; the status, written last, marks a run as finished."""
     table = write_report(run_dir, metrics, own=own)
     save_figures(run_dir, own=own)
-    print(table)
-    print(f"results: {run_dir}")
+    write_status(run_dir, state="finished")
+    print(f"\n{table}")
+    pictures = ", ".join(sorted(path.name for path in (run_dir / "figures").glob("*.png")))
+    say("results", f"{run_dir} (table.md, metrics.json, predictions.jsonl, figures: {pictures})")
 
 
 def score_file(
@@ -129,7 +153,11 @@ def score_file(
 
 
 def draw_overlay(
-    model: PhotonModel, data: QuestionData, rows: Sequence[Mapping[str, Any]], run_dir: Path
+    model: PhotonModel,
+    data: QuestionData,
+    split: str,
+    rows: Sequence[Mapping[str, Any]],
+    run_dir: Path,
 ) -> None:
     """figures/overlay.png: what the first right answer about an organ with a mask kept."""
     import numpy as np
@@ -142,7 +170,7 @@ def draw_overlay(
     told.sort(key=lambda row: row["prediction"] != row["answer"])
     if not told or model.pruner is None:
         return
-    record = next(r for r in data.records("test") if r.id == told[0]["id"])
+    record = next(r for r in data.records(split) if r.id == told[0]["id"])
     item = VolumeQuestions([record], data.store, data.root, with_labels=True)[0]
     device = next(model.parameters()).device
     batch = Collate(model.builder, model.tokenizer, False)([item]).to(device)

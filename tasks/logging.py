@@ -98,9 +98,12 @@ def wandb_log(
 
     The id follows from the folder, so that a resumed run continues its own W&B run.
     """
+    import wandb
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return WandbLogger(
+    offline = "WANDB_API_KEY" not in os.environ
+    logger = WandbLogger(
         project=project,
         group=group,
         tags=list(tags),
@@ -108,5 +111,10 @@ def wandb_log(
         id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12],
         resume="allow",
         save_dir=str(folder),
-        offline="WANDB_API_KEY" not in os.environ,
+        offline=offline,
+        # Offline there is nothing to tell, and online the address of the run.
+        settings=wandb.Settings(silent=offline),
     )
+    # Lightning passes it always, and W&B warns that it means nothing any more.
+    logger._wandb_init.pop("anonymous", None)
+    return logger

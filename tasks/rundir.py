@@ -63,7 +63,12 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 def is_finished(folder: str | Path) -> bool:
     """Whether a run has its final result; everything else can be resumed."""
-    return (Path(folder) / "metrics.json").is_file()
+    folder = Path(folder)
+    try:
+        state = json.loads((folder / "status.json").read_text())["state"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return state == "finished" and (folder / "metrics.json").is_file()
 
 
 def write_status(folder: str | Path, **fields: Any) -> None:

@@ -40,7 +40,10 @@ def test_status_and_finish(tmp_path) -> None:
     write_status(tmp_path, state="running", step=3)
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["state"] == "running" and status["step"] == 3 and status["updated"].endswith("Z")
+    (tmp_path / "metrics.json").write_text("{}")  # figures are still to come
     assert not is_finished(tmp_path)
-    (tmp_path / "metrics.json").write_text("{}")
+    write_status(tmp_path, state="finished")
     assert is_finished(tmp_path)
+    (tmp_path / "metrics.json").unlink()
+    assert not is_finished(tmp_path)
     assert [p.name for p in tmp_path.glob(".*")] == []
