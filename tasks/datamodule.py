@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -161,6 +162,7 @@ class PhantomData(QuestionData):
         n_train, n_val, n_test: phantoms of each split.
         written: questions written a phantom, of which a batch draws `questions_per_volume`.
         numeric: share of the size and attenuation questions that ask for a number.
+        forms: of the questions: choice, free.
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class PhantomData(QuestionData):
         n_val: int = 0,
         written: int = 24,
         numeric: float = 0.15,
+        forms: Sequence[str] = ("choice", "free"),
         seed: int = 7,
         volumes_per_batch: int = 4,
         questions_per_volume: int = 16,
@@ -184,6 +187,7 @@ class PhantomData(QuestionData):
             "n_test": n_test,
             "questions_per_volume": written,
             "numeric": numeric,
+            "forms": tuple(forms),
         }
 
     def path(self, split: str, kind: Kind = "questions") -> Path:

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from photon.model.encoder import rotate
 from photon.model.photon import PhotonModel
 from photon.packing import Segments
 from photon.pruning.its import PhotonPruner
-from photon.questions.batch import VolumeBatch
+from photon.questions.batch import IGNORE, VolumeBatch
 from photon.questions.supervision import N_LABELS, SupervisedCollate, evidence_shares
 from tasks.base import Optimizer, PhotonTask
 
@@ -72,15 +73,52 @@ def pointing_loss(u: Tensor, share: Tensor, pairs: Segments) -> Tensor:
     return (gap * known).sum() / known.sum().clamp_min(1)
 
 
+class AnswerAttention:
+    """Attention logits of the rows that begin an answer to the visual tokens, at one layer.
+
+    Reads the layer's own projections through forward hooks, on top of a pass with pruning off.
+    """
+
+    def __init__(self, model: PhotonModel, layer: int):
+        self.layers = model.decoder.layers
+        attention = self.layers.model.layers[layer].self_attn
+        attention.q_proj.register_forward_hook(self._keep("q"))
+        attention.k_proj.register_forward_hook(self._keep("k"))
+        self.seen: dict[str, Tensor] = {}
+
+    def _keep(self, name: str):
+        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            self.seen[name] = output
+
+        return hook
+
+    def logits(self, batch: VolumeBatch) -> Tensor:
+        """(J,) mean over heads of <q, k> / sqrt(H) from the first answer row of every question."""
+        n_prefix, size = batch.prefixes.total, self.layers.head_size
+        supervised = (batch.targets != IGNORE).long()
+        rows = torch.stack([part.start + supervised[part].argmax() for part in batch.suffixes])
+        visual = batch.visual.nonzero().squeeze(1)
+        q = self.seen["q"][n_prefix + rows].float().unflatten(-1, (-1, size))
+        k = self.seen["k"][visual].float().unflatten(-1, (-1, size))
+        q = rotate(q, self.layers.rope(batch.suffix_positions[:, rows]))
+        k = rotate(k, self.layers.rope(batch.prefix_positions[:, visual]))
+        q = q.unflatten(1, (k.shape[1], -1)).sum(2).flatten(1) / q.shape[1] * size**-0.5
+        keys = k.flatten(1).split(batch.visual_lengths)
+        return torch.cat([keys[v] @ q[i] for i, v in enumerate(batch.volume_of)])
+
+
 class Pretrain(PhotonTask):
     """Answers, plus dense vision supervision and pointing, with pruning off.
+
+    Two things learn to point at the evidence: the saliency of layer l, from the question's tokens,
+    and the attention of the layer after it, from the row where the answer begins.
 
     Args:
         model: with a `PhotonPruner`, whose saliency at layer l is taught to point.
         optimizer, warmup: see `PhotonTask`.
         see_first: share of the steps that train vision alone.
         dense: weight of the dense vision losses once answers train too.
-        pointing: weight of the pointing loss.
+        pointing: weight of each of the two pointing losses.
     """
 
     collate = SupervisedCollate
@@ -98,8 +136,9 @@ class Pretrain(PhotonTask):
         if not isinstance(model.pruner, PhotonPruner):
             raise ValueError("task.pretrain needs pruner=photon: its saliency learns to point")
         self.see_first, self.dense_weight, self.pointing_weight = see_first, dense, pointing
+        self.attention = AnswerAttention(model, model.cut)
         self.head = DenseHead(model.backbone.config.text_config.hidden_size)
-        # Neither is trained here: pruning is off, and nothing reads the threshold.
+        # Pruning is off, and nothing reads the threshold.
         model.pruner.predictor.requires_grad_(False)
 
     def training_step(self, batch: VolumeBatch, batch_index: int) -> Tensor:
@@ -115,12 +154,16 @@ class Pretrain(PhotonTask):
             answer = self.answer_term(output)
             with torch.autocast(self.device.type, enabled=False):
                 u = self.model.pruner.saliency(output.context)
-            point = pointing_loss(u, evidence_shares(batch).to(self.device), output.context.pairs)
+                attention = self.attention.logits(batch)
+            evidence = evidence_shares(batch).to(self.device)
+            point = pointing_loss(u, evidence, output.context.pairs)
+            attend = pointing_loss(attention, evidence, output.context.pairs)
             loss = answer + self.dense_weight * (coverage + brightness)
-            loss = loss + self.pointing_weight * point
+            loss = loss + self.pointing_weight * (point + attend)
             self.count(batch, output)
             self.log("loss/answer", answer, prog_bar=True)
             self.log("loss/pointing", point, prog_bar=True)
+            self.log("loss/attention", attend, prog_bar=True)
         self.log("loss", loss)
         self.log("loss/coverage", coverage, prog_bar=True)
         self.log("loss/brightness", brightness)

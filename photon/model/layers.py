@@ -33,11 +33,12 @@ class DecoderLayers(nn.Module):
         self.n_layers: int = config.num_hidden_layers
         self.n_heads: int = config.num_attention_heads
         self.n_kv_heads: int = config.num_key_value_heads
+        self.head_size: int = config.hidden_size // self.n_heads
         self.sections: list[int] = list(config.rope_parameters["mrope_section"])
-        if sum(self.sections) * 2 != config.hidden_size // self.n_heads:
+        if sum(self.sections) * 2 != self.head_size:
             raise ValueError(
                 f"text.rope_parameters.mrope_section={self.sections} must sum to half the head "
-                f"size ({config.hidden_size // self.n_heads // 2})"
+                f"size ({self.head_size // 2})"
             )
 
     def embed(self, token_ids: Tensor) -> Tensor:

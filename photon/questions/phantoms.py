@@ -205,7 +205,8 @@ def write_phantom_dataset(
 
 
 def _parallel(jobs: list[tuple], workers: int | None):
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    # A process takes seconds to start, a phantom milliseconds to make.
+    workers = min(workers or os.cpu_count() or 1, 1 + len(jobs) // 50)
     if workers <= 1:
         yield from map(_run, jobs)
         return
