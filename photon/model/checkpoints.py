@@ -75,7 +75,8 @@ def build_model(
             patch_init,
             seed,
         )
-    return PhotonModel(backbone, pruner, attention, kv, words, preparation, depth_stride, slab)
+    model = PhotonModel(backbone, pruner, attention, kv, words, preparation, depth_stride, slab)
+    return model.train()
 
 
 def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:

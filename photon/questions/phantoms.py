@@ -205,8 +205,9 @@ def write_phantom_dataset(
 
 
 def _parallel(jobs: list[tuple], workers: int | None):
-    # A process takes seconds to start, a phantom milliseconds to make.
-    workers = min(workers or os.cpu_count() or 1, 1 + len(jobs) // 50)
+    if workers is None:  # a process takes seconds to start, a phantom milliseconds to make
+        workers = min(os.cpu_count() or 1, 1 + len(jobs) // 50)
+    workers = min(workers, len(jobs))
     if workers <= 1:
         yield from map(_run, jobs)
         return

@@ -20,6 +20,7 @@ from photon.volume.reader import find_sources
 from photon.volume.store import VolumeStore
 
 BAD_CASES = "bad_cases.jsonl"
+_BYTES_A_PROCESS = 64 << 20  # some seconds of reading and resampling
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def prepare_all(
     outcome = Outcome(cases=len(cases), skipped=len(cases) - len(todo))
     _check_room(store, todo)
     bad_file = _BadCases(store, cases)
-    workers = worker_count(workers, len(todo))
+    workers = worker_count(workers, len(todo) if workers else _worth_processes(todo))
     console = Console(stderr=True)
     columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not todo) as progress:
@@ -137,6 +138,13 @@ def _prepare_case(store: VolumeStore, case: Case) -> tuple[str | None, list[str]
 
 def _died(case: Case, result: WorkerDied) -> str:
     return f"{case.source}: {result}"
+
+
+def _worth_processes(cases: list[Case]) -> int:
+    """How many processes the scans keep busy for longer than a process takes to start."""
+    files = [f for c in cases for f in ([*Path(c.source).glob("*")] or [Path(c.source)])]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return min(len(cases), 1 + size // _BYTES_A_PROCESS)
 
 
 def _check_room(store: VolumeStore, todo: list[Case]) -> None:
