@@ -304,6 +304,7 @@ class LabelledCT(QuestionData):
             scan.affine,
             volume=os.path.relpath(self.ct, self.root),
             labels_path=os.path.relpath(self.labels, self.root),
+            patient=Path(self.ct).name.split(".")[0],
             seed=self.seed,
             per_volume=self.questions,
         )

@@ -24,6 +24,8 @@ from photon.questions.batch import VolumeBatch
 from photon.volume.perturb import perturb, sample_perturbation
 from tasks.base import Optimizer, PhotonTask
 
+TERMS = ("answer", "band", "robust", "flip")  # contributions to the loss; zero where absent
+
 
 class Finetune(PhotonTask):
     """L = (L_CE or L_band or L_robust) + L_flip (Eq. 21), with the stages of `PruningSchedule`.
@@ -76,7 +78,9 @@ class Finetune(PhotonTask):
         self.count(batch, output)
         self.retention_rows = retention_rows(batch, output.selection, self.band)
         self.log("loss", loss, prog_bar=True)
-        self.log_dict({f"loss/{name}": value.detach() for name, value in terms.items()})
+        # Every term in every step: Lightning repeats the last value of what is not logged.
+        zero = torch.zeros((), device=self.device)
+        self.log_dict({f"loss/{name}": terms.get(name, zero).detach() for name in TERMS})
         self._log_retention(output.selection)
         return loss
 
@@ -113,6 +117,8 @@ class Finetune(PhotonTask):
         self.log("keep/soft", selection.soft_ratio.detach().mean())
         if selection.theta is not None:
             self.log("theta", selection.theta.detach().mean())
+
+    def on_after_backward(self) -> None:
         monitor = getattr(self.model.pruner, "monitor", {})
         if monitor:
             # Where std(eta) lies below eps_std, Eq. 13 divides by the floor and fades out.
