@@ -34,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer, print what it took, write the picture; returns 0. Raises InputError on bad input."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from photon.analysis.viewer import save_overlay
     from photon.errors import InputError
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.question.strip():
         raise InputError("the question is empty: write it in quotes after the volume")
     keep = budget(args.keep)
+    disable_progress_bar()  # one answer, not a bar of weights
     clock = [time.perf_counter()]
     model = load_export(args.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

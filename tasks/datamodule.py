@@ -85,8 +85,11 @@ class QuestionData(LightningDataModule):
         raise InputError(f"no file of {split} {kind}")
 
     def records(self, split: str, kind: Kind = "questions") -> list[Record]:
-        """All records of a split. Raises InputError that lists bad lines."""
-        return read_records(self.path(split, kind), root=self.root, strict=True)[0]
+        """All records of a split. Raises InputError that lists bad lines.
+
+        Whether their volumes are there is seen when they are prepared, or does not matter.
+        """
+        return read_records(self.path(split, kind), strict=True)[0]
 
     def data_hash(self, split: str) -> str:
         """SHA-256 of the split's file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -22,6 +23,7 @@ from tasks.annotations import did_you_mean
 from tasks.quiet import quiet
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+LONGEST = 150  # characters of a folder's name; file systems end at 255 bytes
 
 
 def main(task: Callable[[DictConfig], Any], config_name: str, conf: Path = CONF) -> None:
@@ -45,6 +47,23 @@ def main(task: Callable[[DictConfig], Any], config_name: str, conf: Path = CONF)
         _print_error(failures[-1])
     if failures:
         sys.exit(1)
+
+
+def point_name(overrides: str) -> str:
+    """Folder of a sweep's point: its overrides, "key=value,key=value", as far as they can be read.
+
+    Values with a slash or of more than 40 characters are left to a hash over all of them, which
+    keeps two points apart.
+    """
+    parts = re.split(r",(?=[\w.@/+~]+=)", overrides)
+    short = [part for part in parts if "/" not in part and len(part) <= 40]
+    while len(",".join(short)) > LONGEST:
+        short.pop()
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
+    return ",".join(short if short == parts else [*short, digest])
+
+
+OmegaConf.register_new_resolver("point_name", point_name, replace=True)
 
 
 def _reporting(

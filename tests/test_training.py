@@ -20,19 +20,17 @@ from tasks.callbacks import NonFiniteGuard, checkpoint_path
 from tasks.entry import CONF
 from tasks.finetune import Finetune
 from tasks.schema import check_config, instantiate, to_plain
+from tests.small import SMALL, SMALL_PHANTOMS
 from train import fit
 
-# 16 visual tokens a volume, a decoder of 4 layers.
-SIZE = [
-    "model.text={hidden_size:128,num_hidden_layers:4,num_attention_heads:1,intermediate_size:128}",
-    "model.vision={hidden_size:80,num_heads:1,intermediate_size:96,out_hidden_size:128}",
-    "model.preparation={spacing:[6.0,6.0,6.0],crop:[56,56,56],size:[56,56,56]}",
-    "pruner.hidden=16",
-    *("dataset.n_train=6", "dataset.n_val=0", "dataset.n_test=2", "dataset.workers=0"),
-    *("dataset.volumes_per_batch=2", "dataset.questions_per_volume=6", "dataset.written=8"),
-    *("logger=csv", "trainer.precision=32-true", "trainer.log_every_n_steps=1"),
+OPTIONS = (
+    *SMALL,
+    *SMALL_PHANTOMS,
+    "logger=csv",
+    "trainer.precision=32-true",
+    "trainer.log_every_n_steps=1",
     "trainer.enable_progress_bar=false",
-]
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def data(tmp_path_factory) -> Path:
 def configure(data: Path, *overrides: str) -> dict:
     where = [f"dataset.root={data / 'phantoms'}", f"dataset.store={data / 'store'}"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = hydra.compose("train", [*SIZE, *where, *overrides])
+        composed = hydra.compose("train", [*OPTIONS, *where, *overrides])
     config = to_plain(composed)
     check_config(config)
     return config
@@ -238,13 +236,12 @@ def test_every_volume_perturbed(data, tmp_path) -> None:
 
 
 RANKS = """
-import hashlib, json, os, sys
+import hashlib, json, os
 from pathlib import Path
 import torch
 from tasks import callbacks
 from train import fit
-sys.path.insert(0, {tests!r})
-from test_training import build, digest
+from tests.test_training import build, digest
 
 config, folder = json.loads(Path({config!r}).read_text()), Path({folder!r})
 rank = os.environ.get("LOCAL_RANK", "0")
@@ -294,10 +291,7 @@ def test_two_ranks_with_different_lengths(data, tmp_path, root) -> None:
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     script = tmp_path / "ranks.py"
-    tests = str(Path(__file__).parent)
-    script.write_text(
-        RANKS.format(tests=tests, config=str(tmp_path / "config.json"), folder=str(tmp_path))
-    )
+    script.write_text(RANKS.format(config=str(tmp_path / "config.json"), folder=str(tmp_path)))
     # Lightning picks a free port where none is set.
     own = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_PORT", "MASTER_ADDR")
     environment = {k: v for k, v in os.environ.items() if k not in own}

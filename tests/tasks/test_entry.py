@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.entry import point_name
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -102,3 +104,13 @@ def test_a_multirun_shares_the_directories_of_its_points(project, root) -> None:
     for _ in range(2):
         assert call(project, root, "-m", "pruner.tau=0.2,0.5").returncode == 0
     assert len(list((project / "outputs/sweeps/demo").glob("pruner*"))) == 2
+
+
+def test_names_of_points_fit_in_a_folder() -> None:
+    assert point_name("pruner.tau=0.1,trainer.max_steps=2") == "pruner.tau=0.1,trainer.max_steps=2"
+    assert point_name("evaluation.controls=[a,b],x=1") == "evaluation.controls=[a,b],x=1"
+    paths = [point_name(f"dataset.root=/data/{k},pruner.tau=0.1") for k in "ab"]
+    assert all("/" not in p and p.startswith("pruner.tau=0.1,") for p in paths)
+    assert paths[0] != paths[1]
+    many = [point_name(",".join([*(f"key{i}=value" for i in range(99)), f"z={k}"])) for k in "ab"]
+    assert max(map(len, many)) <= 160 and many[0] != many[1]

@@ -1,0 +1,69 @@
+"""Runs commands of this repository, each in a process of its own, without importing torch for each.
+
+Reads one JSON job a line (argv, cwd, out, err), forks, runs the script as `__main__` in the child,
+and answers with the exit code. The parent only imports, so that a fork inherits no threads.
+"""
+
+import json
+import os
+import runpy
+import sys
+import traceback
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, ROOT)
+
+
+def warm() -> None:
+    """Everything that the commands import first."""
+    import hydra  # noqa: F401
+
+    import photon.ask  # noqa: F401
+    import photon.cli  # noqa: F401
+    import tasks.align  # noqa: F401
+    import tasks.datamodule  # noqa: F401
+    import tasks.entry  # noqa: F401
+    import tasks.evaluate  # noqa: F401
+    import tasks.finetune  # noqa: F401
+    import tasks.logging  # noqa: F401
+    import tasks.retention_log  # noqa: F401
+
+
+def child(job: dict) -> None:
+    """Never returns: becomes the command."""
+    os.chdir(job["cwd"])
+    for path, number in ((job["out"], 1), (job["err"], 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    script, *arguments = job["argv"]
+    code = 0
+    try:
+        if script == "-m":
+            module, *arguments = arguments
+            sys.argv = [module, *arguments]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [os.path.join(ROOT, script), *arguments]
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    warm()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            child(job)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
