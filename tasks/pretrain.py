@@ -11,51 +11,92 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from photon.model.encoder import rotate
-from photon.model.photon import PhotonModel
+from photon.model.photon import Output, PhotonModel
 from photon.packing import Segments
 from photon.pruning.its import PhotonPruner
 from photon.questions.batch import IGNORE, VolumeBatch
-from photon.questions.supervision import N_LABELS, SupervisedCollate, evidence_shares
+from photon.questions.supervision import (
+    N_LABELS,
+    SupervisedCollate,
+    TokenStatistics,
+    evidence_shares,
+)
+from photon.volume.phantom import LESION_OFFSET, ORGANS
 from tasks.base import Optimizer, PhotonTask
 
+LESIONS = [organ.id + LESION_OFFSET for organ in ORGANS]
 COVERED = 0.08  # share of a token from which a label counts as present in it
 
 
+class RunningScore(nn.Module):
+    """Standard score of a value within its label, by running mean and variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(N_LABELS))
+        self.register_buffer("variance", torch.ones(N_LABELS))
+        self.register_buffer("count", torch.zeros(N_LABELS))
+
+    def forward(self, value: Tensor, label: Tensor) -> Tensor:
+        """value (V,) and label (V,) to scores (V,)."""
+        if self.training:
+            self._update(value, label)
+        return (value - self.mean[label]) / (self.variance[label].sqrt() + 1e-3)
+
+    @torch.no_grad()
+    def _update(self, value: Tensor, label: Tensor) -> None:
+        n = torch.bincount(label, minlength=N_LABELS).to(value.dtype)
+        centre = torch.bincount(label, value, N_LABELS) / n.clamp_min(1)
+        square = torch.bincount(label, value.square(), N_LABELS) / n.clamp_min(1)
+        # The mean over all batches at first, over about the last 50 later.
+        rate = torch.where(n > 0, 1 / (self.count + 1).clamp_max(50), 0.0)
+        second = self.variance + self.mean.square()
+        self.mean.lerp_(centre, rate)
+        self.variance.copy_((second.lerp(square, rate) - self.mean.square()).clamp_min(1e-6))
+        self.count += n > 0
+
+
 class DenseHead(nn.Module):
-    """Linear read-out of a visual token (V, D): which labels cover it, and how bright they are."""
+    """Linear read-out of a visual token (V, D) that label maps supervise.
+
+    Which labels cover the token; and, read in one direction whatever the organ, whether it holds a
+    lesion and how bright and how large its organ is for that organ. Shared directions are what an
+    answer can use: read out organ by organ, the same facts left answers at chance.
+    """
 
     def __init__(self, width: int):
         super().__init__()
-        self.linear = nn.Linear(width, 2 * N_LABELS)
-        # Running mean and variance of each label's intensity, so that attenuations compare.
-        self.register_buffer("mean", torch.zeros(N_LABELS))
-        self.register_buffer("variance", torch.full((N_LABELS,), 0.01))
+        self.linear = nn.Linear(width, N_LABELS + 3)
+        self.brightness, self.size = RunningScore(), RunningScore()
+        organ = torch.ones(N_LABELS, dtype=torch.bool)
+        organ[0] = False
+        organ[LESIONS] = False
+        self.register_buffer("organ", organ)
 
-    def forward(self, tokens: Tensor, share: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses of coverage (binary cross-entropy) and of the standardised intensity (Huber).
-
-        tokens (V, D); share and mean (V, C), see `TokenStatistics`.
-        """
-        covers, brightness = self.linear(tokens.float()).split(N_LABELS, 1)
+    def forward(self, tokens: Tensor, labels: list[TokenStatistics]) -> dict[str, Tensor]:
+        """Losses of coverage, lesion (binary cross-entropies), brightness and size (Huber)."""
+        read = self.linear(tokens.float())
+        share = torch.cat([one.share for one in labels]).to(read.device)
+        mean = torch.cat([one.mean for one in labels]).to(read.device)
+        extent = torch.cat([one.share.sum(0).expand_as(one.share) for one in labels]).to(
+            read.device
+        )
         present = (share > COVERED).float()
-        # Label 0 is background.
-        coverage = F.binary_cross_entropy_with_logits(covers, present, reduction="none")
-        coverage = coverage[:, 1:].mean(0).sum()
-        if self.training:
-            self._update(present, mean)
-        target = (mean - self.mean) / (self.variance.sqrt() + 0.02)
-        error = F.smooth_l1_loss(brightness, target, reduction="none") * present
-        return coverage, error[:, 1:].sum() / present[:, 1:].sum().clamp_min(1)
-
-    @torch.no_grad()
-    def _update(self, present: Tensor, mean: Tensor, momentum: float = 0.05) -> None:
-        count = present.sum(0)
-        seen = count > 0
-        centre = (mean * present).sum(0) / count.clamp_min(1)
-        spread = ((mean - centre).square() * present).sum(0) / count.clamp_min(1)
-        between = (centre - self.mean).square()
-        self.mean[seen] = torch.lerp(self.mean, centre, momentum)[seen]
-        self.variance[seen] = torch.lerp(self.variance, spread + between, momentum)[seen]
+        coverage = F.binary_cross_entropy_with_logits(read[:, :N_LABELS], present, reduction="none")
+        lesion = F.binary_cross_entropy_with_logits(
+            read[:, N_LABELS], present[:, LESIONS].amax(1), reduction="mean"
+        )
+        most, label = (share * self.organ).max(1)
+        inside = most > COVERED
+        label, at = label[inside], label[inside, None]
+        bright = self.brightness(mean[inside].gather(1, at).squeeze(1), label)
+        size = self.size(extent[inside].gather(1, at).squeeze(1).log1p(), label)
+        return {
+            "coverage": coverage[:, 1:].mean(0).sum(),  # label 0 is background
+            "lesion": 4 * lesion,
+            "brightness": F.smooth_l1_loss(read[inside, N_LABELS + 1], bright),
+            "size": F.smooth_l1_loss(read[inside, N_LABELS + 2], size),
+        }
 
 
 def pointing_loss(u: Tensor, share: Tensor, pairs: Segments) -> Tensor:
@@ -142,29 +183,30 @@ class Pretrain(PhotonTask):
         model.pruner.predictor.requires_grad_(False)
 
     def training_step(self, batch: VolumeBatch, batch_index: int) -> Tensor:
-        share = torch.cat([one.share for one in batch.labels]).to(self.device)
-        mean = torch.cat([one.mean for one in batch.labels]).to(self.device)
-        seeing = self.trainer.global_step < self.see_first * self.trainer.max_steps
-        if seeing:
-            coverage, brightness = self.head(self.model.encode(batch), share, mean)
-            loss = coverage + brightness
+        if self.trainer.global_step < self.see_first * self.trainer.max_steps:
+            dense = self.head(self.model.encode(batch), batch.labels)
+            loss = sum(dense.values())
         else:
             output = self.model(batch, stage="off")
-            coverage, brightness = self.head(output.visual_tokens, share, mean)
-            answer = self.answer_term(output)
-            with torch.autocast(self.device.type, enabled=False):
-                u = self.model.pruner.saliency(output.context)
-                attention = self.attention.logits(batch)
-            evidence = evidence_shares(batch).to(self.device)
-            point = pointing_loss(u, evidence, output.context.pairs)
-            attend = pointing_loss(attention, evidence, output.context.pairs)
-            loss = answer + self.dense_weight * (coverage + brightness)
-            loss = loss + self.pointing_weight * (point + attend)
+            dense = self.head(output.visual_tokens, batch.labels)
+            terms = self.answer_terms(batch, output)
+            loss = terms["answer"] + self.dense_weight * sum(dense.values())
+            loss = loss + self.pointing_weight * (terms["pointing"] + terms["attention"])
             self.count(batch, output)
-            self.log("loss/answer", answer, prog_bar=True)
-            self.log("loss/pointing", point, prog_bar=True)
-            self.log("loss/attention", attend, prog_bar=True)
+            self.log_dict({f"loss/{k}": v.detach() for k, v in terms.items()}, prog_bar=True)
         self.log("loss", loss)
-        self.log("loss/coverage", coverage, prog_bar=True)
-        self.log("loss/brightness", brightness)
+        self.log_dict({f"loss/{k}": v.detach() for k, v in dense.items()})
         return loss
+
+    def answer_terms(self, batch: VolumeBatch, output: Output) -> dict[str, Tensor]:
+        """The answer's cross-entropy, and how far saliency and attention are from the evidence."""
+        with torch.autocast(self.device.type, enabled=False):
+            saliency = self.model.pruner.saliency(output.context)
+            attention = self.attention.logits(batch)
+        evidence = evidence_shares(batch).to(self.device)
+        pairs = output.context.pairs
+        return {
+            "answer": self.answer_term(output),
+            "pointing": pointing_loss(saliency, evidence, pairs),
+            "attention": pointing_loss(attention, evidence, pairs),
+        }
