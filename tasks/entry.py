@@ -113,6 +113,9 @@ def explain(error: Exception, config_name: str, argv: Sequence[str], conf: Path)
     lines = [line.strip() for line in f"{text}\n{cause or ''}".splitlines()]
     noise = ("To append", "object_type", "See https", "^")
     kept = [line for line in lines if line and not line.startswith(noise)]
+    override = getattr(error, "override", None)
+    if override and override not in text:
+        kept = [f"{override}: cannot be read as KEY=VALUE; quote values with brackets", *kept]
     return "; ".join(dict.fromkeys(kept))
 
 

@@ -79,6 +79,7 @@ def test_a_good_call_runs_in_its_own_directory(project, root) -> None:
         ("ablation=zzz", "ablation=zzz: there is no such file; legal: none, tau"),
         ("nonsense=3", "nonsense: there is no such key; `--cfg job` prints all keys"),
         ("pruner.tau", "Error parsing override 'pruner.tau'; missing EQUAL"),
+        ("pruner.tau=x:[1", "pruner.tau=x:[1: cannot be read as KEY=VALUE; quote values"),
         ("pruner.tau=0.1", "pruner.tau: 0.1 is broken. Take another."),
     ],
 )
