@@ -138,8 +138,8 @@ class NonFiniteGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        norms = torch._foreach_norm(gradients)
-        if not gradients or bool(torch.isfinite(torch.stack([n.float() for n in norms])).all()):
+        norms = torch._foreach_norm(gradients) if gradients else []
+        if not norms or bool(torch.isfinite(torch.stack([n.float() for n in norms])).all()):
             self._in_a_row = 0
             return
         self.skipped += 1

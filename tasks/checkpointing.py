@@ -129,7 +129,8 @@ class _HashingFile:
 def has_checkpoint(path: str | Path) -> bool:
     """Whether there is anything to resume from: a crash may have left the previous file only."""
     path = Path(path)
-    return path.is_file() or previous_of(path).is_file()
+    # DeepSpeed writes a folder in place of the file.
+    return path.exists() or previous_of(path).exists()
 
 
 def previous_of(path: Path) -> Path:

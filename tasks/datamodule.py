@@ -84,6 +84,9 @@ class QuestionData(LightningDataModule):
         """The JSONL file of a split. Raises InputError where there is none."""
         raise InputError(f"no file of {split} {kind}")
 
+    def check(self, split: str) -> None:
+        """Raise InputError where a split that will be needed later has no file."""
+
     def records(self, split: str, kind: Kind = "questions") -> list[Record]:
         """All records of a split. Raises InputError that lists bad lines.
 
@@ -246,6 +249,9 @@ class RecordData(QuestionData):
         folder = root if root is not None else (given[0] if given else ".")
         super().__init__(folder, store, seed, volumes_per_batch, questions_per_volume, workers)
         self.files = files
+
+    def check(self, split: str) -> None:
+        self.path(split)
 
     def path(self, split: str, kind: Kind = "questions") -> Path:
         key = split if kind == "questions" else "reports"

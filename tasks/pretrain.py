@@ -23,6 +23,7 @@ from photon.questions.supervision import (
 )
 from photon.volume.phantom import LESION_OFFSET, ORGANS
 from tasks.base import Optimizer, PhotonTask
+from tasks.callbacks import total_steps
 
 LESIONS = [organ.id + LESION_OFFSET for organ in ORGANS]
 COVERED = 0.08  # share of a token from which a label counts as present in it
@@ -129,7 +130,8 @@ class AnswerAttention:
 
     def _keep(self, name: str):
         def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            self.seen[name] = output
+            if module.training:
+                self.seen[name] = output
 
         return hook
 
@@ -143,6 +145,7 @@ class AnswerAttention:
         k = self.seen["k"][visual].float().unflatten(-1, (-1, size))
         q = rotate(q, self.layers.rope(batch.suffix_positions[:, rows]))
         k = rotate(k, self.layers.rope(batch.prefix_positions[:, visual]))
+        self.seen.clear()
         q = q.unflatten(1, (k.shape[1], -1)).sum(2).flatten(1) / q.shape[1] * size**-0.5
         keys = k.flatten(1).split(batch.visual_lengths)
         return torch.cat([keys[v] @ q[i] for i, v in enumerate(batch.volume_of)])
@@ -183,7 +186,7 @@ class Pretrain(PhotonTask):
         model.pruner.predictor.requires_grad_(False)
 
     def training_step(self, batch: VolumeBatch, batch_index: int) -> Tensor:
-        if self.trainer.global_step < self.see_first * self.trainer.max_steps:
+        if self.trainer.global_step < self.see_first * total_steps(self.trainer):
             dense = self.head(self.model.encode(batch), batch.labels)
             loss = sum(dense.values())
         else:

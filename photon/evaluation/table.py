@@ -129,7 +129,8 @@ def _range(interval: Mapping[str, float] | None, signed: bool = False) -> str:
 def _aligned(header: Sequence[str], body: Sequence[Sequence[str] | None]) -> list[str]:
     """Markdown table padded to equal columns; None is an empty row."""
     rows = [list(header), *(["" for _ in header] if row is None else list(row) for row in body)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    # A rule needs two characters to say which way a column is aligned.
+    widths = [max(2, *(len(row[i]) for row in rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
         padded = (

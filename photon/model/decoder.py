@@ -142,11 +142,18 @@ class PhotonDecoder(nn.Module):
         hidden = self._above(hidden, trunk.positions[:, rows], lengths, start, cache)
         return hidden, place[trunk.is_suffix]
 
-    def tail_soft(self, trunk: Trunk, selection: Selection, start: int) -> tuple[Tensor, Tensor]:
-        """Layers from `start` on over all rows, visual ones scaled by q: the soft warm-up stage."""
+    def tail_soft(
+        self, trunk: Trunk, selection: Selection, start: int, trained: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Layers from `start` on over all rows, visual ones scaled by q: the soft warm-up stage.
+
+        trained (Q,) boolean: the questions whose loss may change q.
+        """
         where = trunk.is_visual.nonzero().squeeze(1)
+        prob = selection.prob
+        prob = torch.where(selection.pairs.expand(trained), prob, prob.detach())
         scale = torch.ones(len(trunk.rows), dtype=trunk.hidden.dtype, device=where.device)
-        scale = scale.index_copy(0, where, selection.prob.to(scale.dtype))
+        scale = scale.index_copy(0, where, prob.to(scale.dtype))
         hidden = trunk.hidden[trunk.rows] * scale[:, None]
         hidden = self._above(hidden, trunk.positions[:, trunk.rows], trunk.seen, start, None)
         return hidden, trunk.is_suffix.nonzero().squeeze(1)

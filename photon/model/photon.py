@@ -117,7 +117,7 @@ class PhotonModel(nn.Module):
 
         stage: `off` keeps all tokens, `soft` scales them by q after layer l, `hard` drops them.
         weight (Q,): factor of each question's own loss in the total loss, for the surrogate (see
-        `DropTokens`); zero takes a question out of it. Default 1/Q.
+        `DropTokens`); a question of weight zero gives the pruner no gradient. Default 1/Q.
         flip (Q,) boolean: questions to answer under the inverted mask as well; that pass reruns
         only the layers above l.
         """
@@ -132,14 +132,13 @@ class PhotonModel(nn.Module):
             answers = Answers(self.logits(trunk.suffix[at]), targets, questions)
             return Output(answers, visual_tokens, trunk.context)
         selection = self.select(trunk, generator=generator)
+        if weight is None:
+            weight = torch.full((len(questions),), 1 / len(questions))
+        weight = weight.to(at.device)
         if stage == "soft":
-            hidden, place = self.decoder.tail_soft(trunk, selection, self.cut)
+            hidden, place = self.decoder.tail_soft(trunk, selection, self.cut, weight > 0)
         else:
-            if weight is None:
-                weight = torch.full((len(questions),), 1 / len(questions))
-            hidden, place = self.decoder.tail(
-                trunk, selection, self.cut, weight.to(at.device), self.pruner
-            )
+            hidden, place = self.decoder.tail(trunk, selection, self.cut, weight, self.pruner)
         answers = Answers(self.logits(hidden[place[at]]), targets, questions)
         flipped = None
         if flip is not None and bool(flip.any()):

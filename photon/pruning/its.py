@@ -88,7 +88,7 @@ class PhotonPruner(nn.Module):
         self.surrogate = SurrogateConfig(
             direction, statistics, recentre, beta, eps_std, eps_sat, s_min, s_max, clip
         )
-        self.monitor: dict[str, float] = {}
+        self.monitor: dict[str, Tensor] = {}
         self.predictor = ThresholdPredictor(hidden, theta_scale)
 
     def select(

@@ -72,8 +72,17 @@ def standardise(
     return z * pairs.expand(std > 0)
 
 
+def spread(x: Tensor, g: Tensor, keep: Tensor, use: Tensor, pairs: Segments) -> Tensor:
+    """Std(eta) over the kept tokens, averaged over the questions in `use` (Q,): against eps_std."""
+    eta, weight = (x * g).sum(-1), keep.to(g.dtype)
+    n = pairs.sum(weight).clamp_min(1.0)
+    centred = (eta - pairs.expand(pairs.sum(eta * weight) / n)) * weight
+    std = (pairs.sum(centred.square()) / n).sqrt()
+    return (std * use).sum() / use.sum().clamp_min(1)
+
+
 def psi(z: Tensor) -> Tensor:
-    """Monotonic map to (0, 1) with psi(0) = 0.5: 0.5 + 0.5 tanh(z), as in the released code."""
+    """r in (0, 1), monotonic with psi(0) = 0.5: 0.5 + 0.5 tanh(z), as released (Eq. 14)."""
     return 0.5 + 0.5 * torch.tanh(z)
 
 
@@ -137,7 +146,7 @@ class DropTokens(torch.autograd.Function):
             own[keep] = precise(grad[kept_at])
             own = torch.where(factor > 0, own / factor.clamp_min(1e-30), 0.0)
             x = precise(hidden[pair_row])
-            ctx.monitor["eta_std"] = float((x * own).sum(-1)[keep].std(unbiased=False))
+            ctx.monitor["eta_std"] = spread(x, own, keep, weight > 0, ctx.pairs)
             grad_q = surrogate_gradient(x, own, precise(q), keep, ctx.pairs, ctx.config)
             grad_q = (grad_q * factor.squeeze(1)).to(q.dtype)
         return grad_hidden, grad_q, *[None] * 8

@@ -206,18 +206,32 @@ def test_flip_answers_under_the_inverted_mask_of_the_marked_questions():
 
 
 def test_soft_stage_scales_visual_rows_by_q():
-    """At q -> 1 for all tokens the soft stage is the unpruned model."""
+    """With q = 1 everywhere it is the unpruned model, although nothing is shared any more."""
     model = photon_model(layer=0.5).eval()
-    torch.nn.init.constant_(model.pruner.predictor.mlp[2].bias, -1e3)
-    model.pruner.tau = 1e-3
-    object.__setattr__(model.pruner, "tau", 1e-3)
     batch, _, _ = random_batch()
-    soft, off = model(batch, "soft"), model(batch, "off")
-    lowest = soft.selection.prob < 0.999
-    assert int(lowest.sum()) == len(batch.suffixes)
-    model.pruner.predictor.mlp[2].bias.data.fill_(0.0)
-    scaled = model(batch, "soft")
-    assert not torch.allclose(scaled.answers.logits, off.answers.logits)
+    off = model(batch, "off").answers.logits
+    soft = model(batch, "soft").answers.logits
+    assert not torch.allclose(soft, off, atol=1e-3)
+    select = model.pruner.select
+
+    def certain(*args):
+        selection = select(*args)
+        object.__setattr__(selection, "prob", torch.ones_like(selection.prob))
+        return selection
+
+    model.pruner.select = certain
+    torch.testing.assert_close(model(batch, "soft").answers.logits, off, **TIGHT)
+
+
+@pytest.mark.parametrize("stage", ["soft", "hard"])
+def test_a_question_of_weight_zero_gives_the_pruner_no_gradient(stage):
+    """As the questions of a perturbed volume, which have the robust loss only."""
+    model = photon_model(layer=0.5, score_gradient=False)
+    batch, _, _ = random_batch()
+    out = model(batch, stage, weight=torch.zeros(6, dtype=torch.float64))
+    out.answers.logits.square().sum().backward()
+    for parameter in model.pruner.parameters():
+        assert parameter.grad is None or not bool(parameter.grad.any())
 
 
 def test_a_question_without_a_volume():
