@@ -396,6 +396,7 @@ def test_only_bad_scans_are_an_error(call, folder, run, bad) -> None:
         *SMALL,
         *QUICK,
         "dataset.train=only_bad.jsonl",
+        "dataset.test=only_bad.jsonl",
         "dataset.store=bad_store",
         "~phases.align",
     )
@@ -418,8 +419,8 @@ def test_a_bad_line_is_one_message(call, folder, run, spoil, says) -> None:
     text = "".join((folder / "phantoms" / "test.jsonl").read_text().splitlines(True)[:8])
     (folder / "phantoms" / "questions.jsonl").write_text(spoil(text))
     done = call("train.py", "experiment=demo", "name=bad_line", "dataset=records", *SMALL, *QUICK,
-                "dataset.train=phantoms/questions.jsonl", "dataset.store=store",
-                "~phases.align")  # fmt: skip
+                "dataset.train=phantoms/questions.jsonl", "dataset.test=phantoms/questions.jsonl",
+                "dataset.store=store", "~phases.align")  # fmt: skip
     assert done.returncode == 1
     (line,) = [x for x in done.stderr.strip().splitlines() if x.startswith("error: ")]
     assert "questions.jsonl" in done.stderr and says in done.stderr, done.stderr
