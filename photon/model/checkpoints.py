@@ -68,6 +68,7 @@ def build_model(
     else:
         _check_preparation(Path(pretrained), preparation)
         backbone = load_backbone(pretrained)
+        check_shape(pretrained, backbone.config, text, vision)
         replace_patch_embedding(
             backbone,
             vision.get("temporal_patch_size", 2),
@@ -77,6 +78,25 @@ def build_model(
         )
     model = PhotonModel(backbone, pruner, attention, kv, words, preparation, depth_stride, slab)
     return model.train()
+
+
+def check_shape(path: str, config, text: Mapping, vision: Mapping) -> None:
+    """Raise InputError where the asked architecture is not that of the loaded weights."""
+    free = {"temporal_patch_size", "in_channels", "rope_parameters", "vocab_size"}
+    wrong = [
+        f"model.{group}.{key}={value} (the weights have {getattr(part, key)})"
+        for group, part, asked in (
+            ("text", config.text_config, text),
+            ("vision", config.vision_config, vision),
+        )
+        for key, value in asked.items()
+        if key not in free and hasattr(part, key) and getattr(part, key) != value
+    ]
+    if wrong:
+        raise InputError(
+            f"{path} is another architecture: {', '.join(wrong)}. Choose the model that the "
+            "weights belong to, or set model.pretrained=null for random ones"
+        )
 
 
 def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:

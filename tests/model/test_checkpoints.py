@@ -158,3 +158,31 @@ def test_bfloat16_export_keeps_the_pruner_precise(tmp_path):
 def test_a_misspelt_configuration_field_is_named():
     with pytest.raises(InputError, match="model.vision.window_sise.*window_size"):
         build(vision={"window_sise": 56})
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    save_export(build(), tmp_path)
+    with pytest.raises(InputError, match=r"model.vision.depth=2 \(the weights have 3\)"):
+        build(pretrained=str(tmp_path), vision={"depth": 2})
+
+
+def test_the_packaged_weights_see_like_the_embedding_that_they_were_trained_with():
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from tests.conftest import ROOT
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        tiny = OmegaConf.to_container(compose("train", ["model=tiny"]), resolve=False)["model"]
+        stock = OmegaConf.to_container(compose("train", ["model=tiny_stock"]), resolve=False)
+    options = {k: v for k, v in tiny.items() if k not in ("_target_", "seed")}
+    inflated = build_model(**options)
+    stock = {k: v for k, v in stock["model"].items() if k not in ("_target_", "seed")}
+    original = build_model(**{**stock, "pretrained": "tiny"})
+    volume = torch.rand(112, 112, 112)
+    prompt = [Item(volume, [Record("a", "v", "How large is the liver?")])]
+    tokens = [
+        model.encode(Collate(model.builder, model.tokenizer, False)(prompt))
+        for model in (inflated, original)
+    ]
+    torch.testing.assert_close(*tokens, atol=1e-4, rtol=1e-3)
