@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from photon.analysis.viewer import save_overlay
+    from photon.analysis.kept import draw_kept
     from photon.errors import InputError
     from photon.model.checkpoints import load_export
     from photon.model.generate import generate
@@ -70,24 +70,9 @@ def run(args: argparse.Namespace) -> int:
     for name, seconds in {**stages, **generation.seconds}.items():
         print(f"  {name:<16}{1000 * seconds:8.0f} ms")
     picture = Path(args.picture or f"{stem(args.volume)}_kept.png")
-    mask = generation.keep_masks[0].numpy()
-    scores = None if generation.selection is None else generation.selection.scores.cpu().numpy()
-    hu = store.load_hu(args.volume)
-    grid = tuple(n // t for n, t in zip(hu.shape, model.builder.token, strict=True))
-    mask = mask.reshape(grid)
-    scores = None if scores is None else scores.reshape(grid)
-    if model.preparation.flip_x:
-        mask = mask[..., ::-1]
-        scores = None if scores is None else scores[..., ::-1]
-    save_overlay(
-        picture,
-        hu,
-        mask,
-        f"{args.question.strip()}\n{answer or '(no answer)'}   kept {kept} of {visual} tokens",
-        scores=scores,
-        spacing=voxel_size(model.preparation, hu.shape),
-        token=model.builder.token,
-    )
+    told = f"{answer or '(no answer)'}   kept {kept} of {visual} tokens"
+    title = f"{args.question.strip()}\n{told}"
+    draw_kept(picture, model, generation, 0, store.load_hu(args.volume), title)
     print(f"picture: {picture}")
     return 0
 
@@ -106,10 +91,3 @@ def budget(value: float | None) -> float | int | None:
 def stem(volume: str) -> str:
     """Name of a volume without folder and suffix."""
     return Path(volume).name.removesuffix(".gz").removesuffix(".nii") or "volume"
-
-
-def voxel_size(preparation, shape: tuple[int, ...]) -> tuple[float, float, float]:
-    """Millimetres of a prepared voxel along depth, height and width; 1 where spacing is unset."""
-    spacing = preparation.spacing or (1.0, 1.0, 1.0)
-    crop = preparation.crop or shape
-    return tuple(mm * n / out for mm, n, out in zip(spacing, crop, shape, strict=True))

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from photon.analysis.figures import save_figures
-from photon.analysis.viewer import save_overlay
-from photon.ask import voxel_size
+from photon.analysis.kept import draw_kept
 from photon.errors import InputError
 from photon.evaluation.conditions import CONTROLS, Evaluator
 from photon.evaluation.controls import constant_control, shuffled_volumes
 from photon.evaluation.predictions import score_predictions_file
 from photon.evaluation.report import build_metrics, collect_provenance, write_report
+from photon.model.generate import generate
 from photon.model.photon import PhotonModel
+from photon.questions.dataset import Collate, VolumeQuestions
 from photon.questions.record import Record
 from tasks.datamodule import QuestionData
 from tasks.progress import bars, say
@@ -160,12 +164,6 @@ def draw_overlay(
     run_dir: Path,
 ) -> None:
     """figures/overlay.png: what the first right answer about an organ with a mask kept."""
-    import numpy as np
-    import torch
-
-    from photon.model.generate import generate
-    from photon.questions.dataset import Collate, VolumeQuestions
-
     told = [row for row in rows if row.get("coverage") is not None]
     told.sort(key=lambda row: row["prediction"] != row["answer"])
     if not told or model.pruner is None:
@@ -176,22 +174,16 @@ def draw_overlay(
     batch = Collate(model.builder, model.tokenizer, False)([item]).to(device)
     with torch.no_grad():
         generation = generate(model, batch, -1, max_new_tokens=1)
-    hu = data.store.load_hu(data.root / record.volume)
-    labels = np.isin(item.labels, record.evidence)
-    mask = (
-        generation.keep_masks[0]
-        .numpy()
-        .reshape([n // t for n, t in zip(hu.shape, model.builder.token, strict=True)])
+    title = (
+        f"{record.question.splitlines()[0]}\nanswer: {told[0]['prediction']}   "
+        f"kept {generation.kept_tokens[0]} of {generation.visual_tokens[0]} tokens"
     )
-    if model.preparation.flip_x:
-        mask, labels = mask[..., ::-1], labels[..., ::-1]
-    question = record.question.split("\n")[0]
-    save_overlay(
+    draw_kept(
         run_dir / "figures" / "overlay.png",
-        hu,
-        mask,
-        f"{question}\nanswer: {told[0]['prediction']}   kept {int(mask.sum())} of {mask.size}",
-        labels=labels,
-        spacing=voxel_size(model.preparation, hu.shape),
-        token=model.builder.token,
+        model,
+        generation,
+        0,
+        data.store.load_hu(data.root / record.volume),
+        title,
+        labels=np.isin(item.labels, record.evidence),
     )
