@@ -60,6 +60,7 @@ class PhotonTask(LightningModule):
 
     reads: Kind = "questions"  # which records of the data set
     collate = Collate  # what turns items into a batch
+    prunes = False  # whether the phase follows the pruning schedule
 
     def __init__(
         self,

@@ -68,8 +68,9 @@ class PruningSchedule(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         assert self.total is not None
         step = trainer.global_step
-        pl_module.stage = stage_at(step, self.total, self.soft, self.hard)
-        pl_module.flip = step / self.total >= self.flip
+        if getattr(pl_module, "prunes", True):
+            pl_module.stage = stage_at(step, self.total, self.soft, self.hard)
+            pl_module.flip = step / self.total >= self.flip
 
 
 class StepSeed(Callback):

@@ -40,6 +40,8 @@ class Finetune(PhotonTask):
             the released code does.
     """
 
+    prunes = True
+
     def __init__(
         self,
         model: PhotonModel,
@@ -77,10 +79,12 @@ class Finetune(PhotonTask):
         loss = sum(terms.values()) + 0.0 * self._touch()
         self.count(batch, output)
         self.retention_rows = retention_rows(batch, output.selection, self.band)
-        self.log("loss", loss, prog_bar=True)
+        self.log("loss", loss)
         # Every term in every step: Lightning repeats the last value of what is not logged.
         zero = torch.zeros((), device=self.device)
-        self.log_dict({f"loss/{name}": terms.get(name, zero).detach() for name in TERMS})
+        for name in TERMS:
+            # The sum can be negative (Eq. 19), so the bar shows the answer's term.
+            self.log(f"loss/{name}", terms.get(name, zero).detach(), prog_bar=name == "answer")
         self._log_retention(output.selection)
         return loss
 
