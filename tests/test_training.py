@@ -70,7 +70,8 @@ def weights(model) -> dict[str, torch.Tensor]:
 def test_phase_1_learns_with_the_patch_embedding_alone(data, tmp_path) -> None:
     config = configure(
         data,
-        "trainer.max_steps=60",  # a fifth of them are Phase 1
+        "trainer.max_steps=60",
+        "phases.align=0.2",
         "task.align.optimizer.lr=0.02",
         "dataset.volumes_per_batch=6",
     )
@@ -87,7 +88,12 @@ def test_phase_1_learns_with_the_patch_embedding_alone(data, tmp_path) -> None:
 
 def test_phase_2_goes_through_all_stages_and_learns(data, tmp_path) -> None:
     """A step at a boundary belongs to the new stage: 0.2, 0.4 and 0.45 of 20 steps."""
-    config = configure(data, "trainer.max_steps=20", "task.finetune.optimizer.lr=0.003")
+    config = configure(
+        data,
+        "trainer.max_steps=20",
+        "task.finetune.optimizer.lr=0.003",
+        "task.finetune.robust.probability=0.0",  # a perturbed batch would have no answer loss
+    )
     before = weights(build(config)[0])
     model, log = train(config, tmp_path)
     frame = pd.read_parquet(tmp_path / "retention.parquet")

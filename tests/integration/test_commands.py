@@ -457,4 +457,4 @@ def test_help_answers(call, script, flag) -> None:
     done = call(script, *flag.split())
     assert done.returncode == 0 and not done.stderr
     assert ("Groups and their options" in done.stdout) == (flag == "--help")
-    assert ("questions_per_volume: 16" in done.stdout) == (flag == "--cfg job")
+    assert ("questions_per_volume:" in done.stdout) == (flag == "--cfg job")
