@@ -44,8 +44,3 @@ class KeyValues:
     def total(self) -> int:
         """Rows cached so far (all layers hold the same number)."""
         return next(iter(self.keys.values())).shape[0] if self.keys else 0
-
-    def bytes(self) -> int:
-        """Memory that keys and values take."""
-        tensors = [*self.keys.values(), *self.values.values()]
-        return sum(t.numel() * t.element_size() for t in tensors)
