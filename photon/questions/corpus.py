@@ -21,8 +21,8 @@ from photon.volume.phantom import NAMES
 
 ANSWERS = (
     *templates.YES_NO, *templates.SIDE_SETS, *templates.SIZE_CLASSES, *templates.HU_CLASSES,
-    "upper", "lower", "brighter", "darker", "above", "below", "12 mL", "-57 HU", "absent",
-    "visible",
+    *templates.STATUSES, *templates.CHANGES, "upper", "lower", "brighter", "darker", "above",
+    "below", "12 mL", "-57 HU", "36 mm", "absent", "visible",
 )  # fmt: skip
 LESION_WORDS = ("lesion", "cyst", "tumor", "nodule", "mass")
 # Words of published radiology questions, so that a user's own question is not spelt in bytes.

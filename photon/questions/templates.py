@@ -45,6 +45,39 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "pair_lesions": ("Which {x} has more {w}s?", "On which side has the {x} more {w}s?"),
     "larger": ("Which is larger, the {x} or the {y}?", "Which is bigger, the {x} or the {y}?"),
     "denser": ("Which is denser, the {x} or the {y}?", "Which has more HU, the {x} or the {y}?"),
+    "lesion_organ": (
+        "Which contains a {w}, the {x} or the {y}?",
+        "Where is a {w}, in the {x} or in the {y}?",
+    ),
+    "lesion_larger": (
+        "Which has the larger {w}, the {x} or the {y}?",
+        "Is the {w} larger in the {x} or in the {y}?",
+    ),
+    "lesion_diameter": (
+        "What is the diameter of the {w} in the {x} in mm?",
+        "How many mm wide is the {w} in the {x}?",
+    ),
+    "lesion_new": (
+        "Is there a new {w} in the {x}?",
+        "Has a {w} appeared in the {x} since the earlier scan?",
+    ),
+    "lesion_resolved": (
+        "Has a {w} in the {x} resolved?",
+        "Has a {w} disappeared from the {x} since the earlier scan?",
+    ),
+    "lesion_status": (
+        "Is a {w} in the {x} new, resolved or persistent?",
+        "What became of the {w} in the {x} since the earlier scan?",
+    ),
+    "lesion_change": (
+        "Has the {w} in the {x} grown or shrunk?",
+        "How has the {w} in the {x} changed since the earlier scan?",
+    ),
+    "finding_status": (
+        "Is a {x} new, resolved or persistent?",
+        "What became of the {x} since the earlier scan?",
+    ),
+    "new_side": ("Which {x} contains a new {w}?", "On which side does a {x} contain a new {w}?"),
 }
 SUBTASK_OF: dict[str, str] = {
     "organ_present": "existence", "lesion_present": "existence", "finding_present": "existence",
@@ -64,6 +97,8 @@ SIDES = ("left", "right")
 SIDE_SETS = ("left", "right", "both", "neither")
 SIZE_CLASSES = ("small", "normal", "large")
 HU_CLASSES = ("low", "normal", "high")
+STATUSES = ("new", "resolved", "persistent", "none")
+CHANGES = ("grown", "shrunk", "stable")
 PLURAL_NAMES = ("costal cartilages", "kidneys", "lungs", "vertebrae")
 
 

@@ -52,6 +52,7 @@ def test_any_text_survives(tokenizer):
 
 def test_words_are_one_token(tokenizer):
     words = [*templates.YES_NO, *templates.SIDE_SETS, *templates.SIZE_CLASSES]
+    words += [*templates.STATUSES, *templates.CHANGES]
     words += [*templates.HU_CLASSES, "upper", "lower", "brighter", "darker"]
     for word in words:
         assert len(tokenizer.encode(word)) == 1, word
