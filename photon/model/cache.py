@@ -23,6 +23,12 @@ class KeyValues:
         self.values: dict[int, Tensor] = {}
         self.rows: list[Tensor] = []
 
+    def fork(self) -> KeyValues:
+        """A cache with the same rows that grows by itself: rows are never written in place."""
+        other = KeyValues()
+        other.keys, other.values, other.rows = dict(self.keys), dict(self.values), list(self.rows)
+        return other
+
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add rows (R, K, H) to a layer and return all of its rows (M, K, H)."""
         if layer in self.keys:

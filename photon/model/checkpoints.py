@@ -26,12 +26,19 @@ from photon.model.backbone import (
 )
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Pruner
+from photon.pruning.baselines.attention import AttentionPruner
 from photon.pruning.baselines.random import RandomPruner
+from photon.pruning.baselines.uniform import UniformPruner
 from photon.pruning.its import PhotonPruner
 from photon.volume.preparation import Preparation
 
 FORMAT = 1
-PRUNERS = {"photon": PhotonPruner, "random": RandomPruner}
+PRUNERS = {
+    "photon": PhotonPruner,
+    "random": RandomPruner,
+    "uniform": UniformPruner,
+    "fastv": AttentionPruner,
+}
 TOKENIZERS = Path(__file__).parent / "tokenizers"
 WEIGHTS = Path(__file__).parent / "weights"
 

@@ -9,7 +9,7 @@ Shape suffixes: B volumes, Q questions, R prefix rows, S suffix rows, L rows tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -19,22 +19,30 @@ from photon.model.attention import AttentionPlan
 from photon.model.cache import KeyValues
 from photon.model.layers import DecoderLayers, Scored
 from photon.packing import Segments
-from photon.pruning.base import PruneContext, Pruner, Selection
+from photon.pruning.base import LastRow, PruneContext, Pruner, Selection
 from photon.pruning.surrogate import DropTokens
-from photon.questions.batch import VolumeBatch
+from photon.questions.batch import IGNORE, VolumeBatch
 
 
 @dataclass(frozen=True)
 class Trunk:
     """State after the layers that run at full length (all of them with pruning off)."""
 
+    batch: VolumeBatch
+    plan: AttentionPlan  # of these rows, for the layers that follow without dropping
     hidden: Tensor  # (R + S, D): prefix rows of all volumes, then suffix rows of all questions
     positions: Tensor  # (3, R + S)
     rows: Tensor  # (L,) rows that each question sees: its volume's prefix, then itself
     seen: Segments  # Q segments of `rows`
     is_visual: Tensor  # (L,) true at visual tokens
     is_suffix: Tensor  # (L,) true at a question's own rows
-    context: PruneContext | None  # for the pruner, where a layer was scored
+    scored: Scored | None  # of the selection layer, where one was asked for
+    training: bool
+
+    def context(self, score_rope: bool) -> PruneContext:
+        """What a pruner may see of the scored layer, with or without rotary embedding."""
+        assert self.scored is not None, "no layer was scored"
+        return prune_context(self, score_rope)
 
     @cached_property
     def suffix(self) -> Tensor:
@@ -56,7 +64,6 @@ class PhotonDecoder(nn.Module):
         visual_tokens: Tensor,
         stop: int,
         score_layer: int | None = None,
-        score_rope: bool = True,
         cache: KeyValues | None = None,
     ) -> Trunk:
         """Layers before `stop` over the prefixes of all volumes and the suffixes of all questions.
@@ -85,20 +92,26 @@ class PhotonDecoder(nn.Module):
         )
         if cache is not None:
             cache.extend_rows(seen)
-        hidden, scored = self.layers.run(
-            hidden, positions, plan, 0, stop, cache, score_layer, score_rope
-        )
+        hidden, scored = self.layers.run(hidden, positions, plan, 0, stop, cache, score_layer)
         rows = torch.cat(seen)
         visual_row = torch.cat([batch.visual, torch.zeros_like(batch.instruction)])
         return Trunk(
+            batch,
+            plan,
             hidden,
             positions,
             rows,
             Segments([len(r) for r in seen], hidden.device),
             visual_row[rows],
             rows >= n_prefix,
-            None if scored is None else prune_context(batch, scored, self.training),
+            scored,
+            self.training,
         )
+
+    def rest(self, trunk: Trunk, start: int, cache: KeyValues | None = None) -> Trunk:
+        """Layers from `start` on over all rows, prefixes still shared: the unpruned model."""
+        hidden = self.layers.run(trunk.hidden, trunk.positions, trunk.plan, start, None, cache)[0]
+        return replace(trunk, hidden=hidden)
 
     def tail(
         self,
@@ -173,19 +186,42 @@ class PhotonDecoder(nn.Module):
         return self.layers.run(hidden, positions, plan, start, None, cache)[0]
 
 
-def prune_context(batch: VolumeBatch, scored: Scored, training: bool) -> PruneContext:
-    """What the pruner may see: instruction and visual rows of the scored layer, never answers."""
+def prune_context(trunk: Trunk, score_rope: bool) -> PruneContext:
+    """What the pruner may see: instruction, visual and prompt rows of the scored layer.
+
+    Never answers: the last prompt row is the one that predicts an answer's first token.
+    """
+    batch, scored = trunk.batch, trunk.scored
+    queries = scored.turned_queries if score_rope else scored.queries
+    keys = scored.turned_keys if score_rope else scored.keys
     text_rows = batch.instruction.nonzero().squeeze(1) + batch.prefixes.total
     visual_rows = batch.visual.nonzero().squeeze(1)
     lengths = batch.visual_lengths
     device = text_rows.device
+    last = batch.prefixes.total + last_prompt_rows(batch)
+    prompt = trunk.rows <= trunk.seen.expand(last)
     return PruneContext(
-        queries=scored.queries[text_rows],
-        keys=scored.keys[text_rows],
-        visual_keys=scored.keys[visual_rows],
+        queries=queries[text_rows],
+        keys=keys[text_rows],
+        visual_keys=keys[visual_rows],
         text=Segments(batch.suffixes.sum(batch.instruction.long()), device),
         visual=Segments(lengths, device),
         pairs=Segments([lengths[v] for v in batch.volume_of], device),
         volume_of=batch.volume_of,
-        training=training,
+        training=trunk.training,
+        last=LastRow(
+            scored.turned_queries[last],
+            scored.turned_keys,
+            trunk.rows[prompt],
+            Segments(trunk.seen.sum(prompt.long()), device),
+            trunk.is_visual[prompt],
+        ),
     )
+
+
+def last_prompt_rows(batch: VolumeBatch) -> Tensor:
+    """(Q,) suffix row of every question from which its answer's first token is predicted."""
+    suffixes = batch.suffixes
+    answered = suffixes.pad((batch.targets != IGNORE).long()).cumsum(1) > 0
+    before = (~answered & suffixes.valid).sum(1)
+    return suffixes.starts + torch.minimum(before, suffixes.counts - 1)

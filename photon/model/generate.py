@@ -15,7 +15,7 @@ from photon.model.attention import AttentionPlan
 from photon.model.cache import KeyValues
 from photon.model.decoder import Trunk
 from photon.model.photon import PhotonModel, Stage
-from photon.pruning.base import Keep, Pruner, Selection
+from photon.pruning.base import Keep, Pruner, Selection, selection_layer
 from photon.questions.batch import VolumeBatch
 
 
@@ -55,7 +55,67 @@ class _Clock:
         self.last = now
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A batch after the layers up to l: any number of selections can answer from it.
+
+    What it holds does not depend on what is selected, so that several pruners, budgets and the
+    unpruned model on the same volumes share the encoder and these layers.
+    """
+
+    batch: VolumeBatch
+    trunk: Trunk
+    cache: KeyValues
+    seconds: dict[str, float]
+
+
 @torch.no_grad()
+def read(model: PhotonModel, batch: VolumeBatch, cut: int | None = None) -> Reading:
+    """Encode the volumes and run the first `cut` layers, whose last one is scored; None: all."""
+    clock = _Clock(batch.suffix_ids.device)
+    visual_tokens = model.encode(batch)
+    clock.mark("encoder")
+    cache = KeyValues()
+    trunk = model.trunk(batch, visual_tokens, cut, cut, cache)
+    clock.mark("layers up to l")
+    return Reading(batch, trunk, cache, clock.seconds)
+
+
+@torch.no_grad()
+def answer(
+    model: PhotonModel,
+    reading: Reading,
+    end_id: int,
+    max_new_tokens: int = 32,
+    stage: Stage = "hard",
+    keep: Keep = None,
+    pruner: Pruner | None = None,
+    generator: torch.Generator | None = None,
+) -> Generation:
+    """Decode the answers to a batch that was read; arguments as in `generate`."""
+    batch, trunk, low = reading.batch, reading.trunk, reading.cache.fork()
+    clock = _Clock(batch.suffix_ids.device)
+    last = batch.suffixes.starts + batch.suffixes.counts - 1
+    selection, high = None, None
+    if stage == "off":
+        hidden = model.decoder.rest(trunk, low.n_layers, low).suffix[last]
+    else:
+        selection = model.select(trunk, keep, pruner, generator)
+        clock.mark("selection")
+        high = KeyValues()
+        rows, place = model.decoder.tail(trunk, selection, start=low.n_layers, cache=high)
+        hidden = rows[place[last]]
+        if model.kv == "compact":
+            low.rows = _compact(trunk, selection)
+    clock.mark("layers above l")
+    position = batch.suffix_positions[:, last] + 1
+    answers = _decode(model, low, high, hidden, position, end_id, max_new_tokens)
+    clock.mark("decoding")
+    lengths = batch.visual_lengths
+    visual = [lengths[v] for v in batch.volume_of]
+    return Generation(answers, visual, selection, {**reading.seconds, **clock.seconds})
+
+
 def generate(
     model: PhotonModel,
     batch: VolumeBatch,
@@ -74,31 +134,9 @@ def generate(
     """
     pruner = model.pruner if pruner is None else pruner
     stage = "off" if pruner is None else stage
-    clock = _Clock(batch.suffix_ids.device)
-    visual_tokens = model.encode(batch)
-    clock.mark("encoder")
-    low = KeyValues()
-    trunk = model.trunk(batch, visual_tokens, stage, cache=low, pruner=pruner)
-    clock.mark("layers up to l")
-    last = batch.suffixes.starts + batch.suffixes.counts - 1
-    selection, high = None, None
-    if stage == "off":
-        hidden = trunk.suffix[last]
-    else:
-        selection = model.select(trunk, keep, pruner, generator)
-        clock.mark("selection")
-        high = KeyValues()
-        cut = low.n_layers
-        rows, place = model.decoder.tail(trunk, selection, start=cut, cache=high)
-        hidden = rows[place[last]]
-        if model.kv == "compact":
-            low.rows = _compact(trunk, selection)
-    clock.mark("layers above l")
-    position = batch.suffix_positions[:, last] + 1
-    answers = _decode(model, low, high, hidden, position, end_id, max_new_tokens)
-    clock.mark("decoding")
-    lengths = batch.visual_lengths
-    return Generation(answers, [lengths[v] for v in batch.volume_of], selection, clock.seconds)
+    cut = None if stage == "off" else selection_layer(model.n_layers, pruner.layer)
+    reading = read(model, batch, cut)
+    return answer(model, reading, end_id, max_new_tokens, stage, keep, pruner, generator)
 
 
 def _compact(trunk: Trunk, selection: Selection) -> list[Tensor]:

@@ -17,10 +17,15 @@ from photon.model.encoder import cos_sin, rotate
 
 @dataclass(frozen=True)
 class Scored:
-    """Queries (R, N, H) and keys (R, K, H) of the selection layer, from which saliency is made."""
+    """Queries (R, N, H) and keys (R, K, H) of the selection layer, from which scores are made.
+
+    `turned_` ones carry their rotary embedding.
+    """
 
     queries: Tensor
     keys: Tensor
+    turned_queries: Tensor
+    turned_keys: Tensor
 
 
 class DecoderLayers(nn.Module):
@@ -65,13 +70,11 @@ class DecoderLayers(nn.Module):
         stop: int | None = None,
         cache: KeyValues | None = None,
         score_layer: int | None = None,
-        score_rope: bool = True,
     ) -> tuple[Tensor, Scored | None]:
         """Layers start..stop-1 over rows (R, D) at positions (3, R).
 
         With a `cache`, the plan's key rows index the cached rows followed by these rows. Returns
-        the hidden rows and, where `score_layer` is among the layers, its queries and keys with or
-        without their rotary embedding.
+        the hidden rows and, where `score_layer` is among the layers, its queries and keys.
         """
         rope = self.rope(positions)
         scored = None
@@ -81,7 +84,7 @@ class DecoderLayers(nn.Module):
             q, k, v = self._project(layer.self_attn, x)
             q_turned, k_turned = rotate(q, rope), rotate(k, rope)
             if i == score_layer:
-                scored = Scored(q_turned, k_turned) if score_rope else Scored(q, k)
+                scored = Scored(q, k, q_turned, k_turned)
             keys, values = (k_turned, v) if cache is None else cache.append(i, k_turned, v)
             out = plan.attend(q_turned, keys, values, scale=q.shape[-1] ** -0.5)
             hidden = hidden + layer.self_attn.o_proj(out.flatten(1))

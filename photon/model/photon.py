@@ -123,14 +123,16 @@ class PhotonModel(nn.Module):
         """
         stage = "off" if self.pruner is None else stage
         visual_tokens = self.encode(batch)
-        trunk = self.trunk(batch, visual_tokens, stage)
+        cut = None if self.pruner is None else self.cut
+        trunk = self.trunk(batch, visual_tokens, cut, None if stage == "off" else cut)
+        context = None if cut is None else trunk.context(self.pruner.score_rope)
         supervised = batch.targets != IGNORE
         at = supervised.nonzero().squeeze(1)
         targets = batch.targets[at]
         questions = Segments(batch.suffixes.sum(supervised.long()), at.device)
         if stage == "off":
             answers = Answers(self.logits(trunk.suffix[at]), targets, questions)
-            return Output(answers, visual_tokens, trunk.context)
+            return Output(answers, visual_tokens, context)
         selection = self.select(trunk, generator=generator)
         if weight is None:
             weight = torch.full((len(questions),), 1 / len(questions))
@@ -150,7 +152,7 @@ class PhotonModel(nn.Module):
                 targets[use],
                 Segments(questions.counts * flip, at.device),
             )
-        return Output(answers, visual_tokens, trunk.context, selection, flipped)
+        return Output(answers, visual_tokens, context, selection, flipped)
 
     def encode(self, batch: VolumeBatch) -> Tensor:
         """Visual tokens (V, D) of all volumes of a batch."""
@@ -164,19 +166,16 @@ class PhotonModel(nn.Module):
         self,
         batch: VolumeBatch,
         visual_tokens: Tensor,
-        stage: Stage,
+        cut: int | None = None,
+        stop: int | None = None,
         cache: KeyValues | None = None,
-        pruner: Pruner | None = None,
     ) -> Trunk:
-        """Layers up to l (all with stage `off`); layer l is scored where there is a pruner."""
-        pruner = self.pruner if pruner is None else pruner
-        cut = None if pruner is None else selection_layer(self.n_layers, pruner.layer)
+        """The first `stop` layers (None: all); layer `cut`, counted from 1, is scored."""
         return self.decoder.trunk(
             batch,
             visual_tokens,
-            stop=self.n_layers if stage == "off" else cut,
+            stop=self.n_layers if stop is None else stop,
             score_layer=None if cut is None else cut - 1,
-            score_rope=pruner is not None and pruner.score_rope,
             cache=cache,
         )
 
@@ -190,7 +189,7 @@ class PhotonModel(nn.Module):
         """The pruner's choice, outside autocast: scores meet a threshold in float32."""
         pruner = self.pruner if pruner is None else pruner
         with torch.autocast(trunk.hidden.device.type, enabled=False):
-            return pruner.select(trunk.context, keep, generator)
+            return pruner.select(trunk.context(pruner.score_rope), keep, generator)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and head over the given rows (n, D) only."""

@@ -1,7 +1,8 @@
 """What a pruner is given and what it returns; the model gathers states, positions and caches.
 
 Shape suffixes: Q questions, B volumes, T packed instruction rows, V packed visual rows of the
-volumes, J packed (question, visual token) pairs, N query heads, K key-value heads, H head size.
+volumes, J packed (question, visual token) pairs, R rows of the layers up to l, L packed prompt rows
+of the questions, N query heads, K key-value heads, H head size.
 """
 
 from __future__ import annotations
@@ -18,6 +19,17 @@ Keep = float | int | Tensor | None
 
 
 @dataclass(frozen=True)
+class LastRow:
+    """What the attention of each question's last prompt row needs, with rotary embedding."""
+
+    queries: Tensor  # (Q, N, H)
+    keys: Tensor  # (R, K, H)
+    rows: Tensor  # (L,) rows of `keys` that a question's last prompt row sees
+    seen: Segments  # Q segments of `rows`
+    is_visual: Tensor  # (L,) true at visual tokens, in the order of the pairs
+
+
+@dataclass(frozen=True)
 class PruneContext:
     """Everything that a pruner may look at. The answer is not in it."""
 
@@ -29,6 +41,7 @@ class PruneContext:
     pairs: Segments  # Q segments: the visual tokens of each question's volume
     volume_of: list[int]  # (Q) volume of each question
     training: bool = False
+    last: LastRow | None = None
 
 
 @dataclass(frozen=True)
