@@ -18,6 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("volume", help="a .nii or .nii.gz file, or a folder with a DICOM series")
     parser.add_argument("question", help="the question, in quotes")
+    parser.add_argument("--earlier", metavar="SCAN", help="an earlier scan of the same patient")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="export folder (%(default)s)")
     parser.add_argument("--store", default="outputs/data/store", help="default: %(default)s")
     parser.add_argument(
@@ -54,10 +55,11 @@ def run(args: argparse.Namespace) -> int:
     model.to(device)
     clock.append(time.perf_counter())
     store = VolumeStore(args.store, model.preparation)
-    volume = torch.from_numpy(store.load(args.volume))
+    scans = [args.volume] if args.earlier is None else [args.earlier, args.volume]
+    volumes = tuple(torch.from_numpy(store.load(scan)) for scan in scans)
     clock.append(time.perf_counter())
     record = Record(id="ask", volume=args.volume, question=args.question.strip())
-    batch = Collate(model.builder, model.tokenizer, False)([Item(volume, [record])]).to(device)
+    batch = Collate(model.builder, model.tokenizer, False)([Item(volumes, [record])]).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         end_id = model.tokenizer.convert_tokens_to_ids("<|im_end|>")
         generation = generate(model, batch, end_id, args.max_new_tokens, keep=keep)

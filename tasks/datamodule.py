@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -112,7 +113,8 @@ class QuestionData(LightningDataModule):
             prepare_all([str(path)], self.store_root, self.model.preparation, self.root)
         kept = self.readable(records)
         if len(kept) < len(records):
-            volumes = {r.volume for r in records} - {r.volume for r in kept}
+            volumes = {v for r in records for v in r.volumes}
+            volumes -= {v for r in kept for v in r.volumes}
             out = f"{len(records) - len(kept)} of {len(records)} records"
             say(str(path), f"{out} left out with {len(volumes)} volumes that cannot be read")
         return kept
@@ -128,13 +130,14 @@ class QuestionData(LightningDataModule):
         return kept
 
     def _ready(self, records: list[Record]) -> list[Record]:
-        """The records whose volume, and label map if they name one, are in the store."""
+        """The records whose volumes, and label maps if they name any, are in the store."""
         store, root = self.store, self.root
-        ready = {
-            (volume, labels): store.is_known(root / volume, labels and root / labels)
-            for volume, labels in {(r.volume, r.labels) for r in records}
-        }
-        return [record for record in records if ready[record.volume, record.labels]]
+
+        @cache
+        def ready(volume: str, labels: str | None) -> bool:
+            return store.is_known(root / volume, labels and root / labels)
+
+        return [r for r in records if all(map(ready, r.volumes, r.label_maps))]
 
     def prepare_data(self) -> None:
         self.prepare_volumes("train", self.kind)

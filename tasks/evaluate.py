@@ -15,7 +15,8 @@ import torch
 from photon.analysis.figures import save_figures
 from photon.analysis.kept import draw_kept
 from photon.errors import InputError
-from photon.evaluation.conditions import CONTROLS, Evaluator
+from photon.evaluation.condition import CONTROLS, PRUNERS, budget_conditions, parse_condition
+from photon.evaluation.conditions import Evaluator
 from photon.evaluation.controls import constant_control, shuffled_volumes
 from photon.evaluation.predictions import score_predictions_file
 from photon.evaluation.report import build_metrics, collect_provenance, write_report
@@ -37,21 +38,39 @@ class Evaluation:
         volumes_per_batch, max_new_tokens: see `Evaluator`.
         keep: a budget (share or count) in place of the learned threshold.
         controls: of CONTROLS; the constant answer is always computed.
+        budgets: shares or counts at which each of `pruners` answers as well, for the curve.
+        pruners: of PRUNERS; `photon` is the model's own.
+        layer: where they cut a model that does not prune by itself, as a share of its layers.
+        volumes: answer about the first so many items of the split only; None takes all.
     """
 
     split: str = "test"
     volumes_per_batch: int = 4
     max_new_tokens: int = 16
     keep: float | int | None = None
-    controls: Sequence[str] = CONTROLS
+    controls: Sequence[str] = ("no_pruning", "random_keep", "shuffled_volume", "question_only")
+    budgets: Sequence[float | int] = ()
+    pruners: Sequence[str] = PRUNERS
+    layer: float = 0.25
+    volumes: int | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.controls if name not in CONTROLS]
         if unknown:
             raise InputError(f"evaluation.controls={unknown}: legal values are {list(CONTROLS)}")
-        for key in ("volumes_per_batch", "max_new_tokens"):
-            if getattr(self, key) < 1:
+        try:
+            for name in self.curve:
+                parse_condition(name)
+        except ValueError as error:
+            raise InputError(f"evaluation.budgets or evaluation.pruners: {error}") from error
+        for key in ("volumes_per_batch", "max_new_tokens", "volumes"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InputError(f"evaluation.{key}={getattr(self, key)}: must be at least 1")
+
+    @property
+    def curve(self) -> list[str]:
+        """Names of the conditions at budgets."""
+        return budget_conditions(self.budgets, self.pruners)
 
 
 def evaluate(
@@ -65,17 +84,17 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answer the split under every condition and write the report; continues where it stopped."""
     data.bind(model.eval())
-    records = data.prepare_volumes(evaluation.split)
+    records = first_volumes(data.prepare_volumes(evaluation.split), evaluation.volumes)
     data_hash = data.data_hash(evaluation.split)
     controls = possible_controls(evaluation.controls, model, records)
     started = time.perf_counter()
     with bars() as progress:
         tasks: dict[str, Any] = {}
 
-        def advance(condition: str, done: int, total: int) -> None:
-            if condition not in tasks:
-                tasks[condition] = progress.add_task(condition, total=total, figures="")
-            progress.update(tasks[condition], completed=done)
+        def advance(view: str, done: int, total: int) -> None:
+            if view not in tasks:
+                tasks[view] = progress.add_task(f"volumes: {view}", total=total, figures="")
+            progress.update(tasks[view], completed=done)
 
         evaluator = Evaluator(
             model,
@@ -88,22 +107,31 @@ def evaluate(
             volumes_per_batch=evaluation.volumes_per_batch,
             max_new_tokens=evaluation.max_new_tokens,
             keep=evaluation.keep,
+            layer=evaluation.layer,
             seed=seed,
             progress=advance,
         )
-        rows = evaluator.run("photon")
-        answers = {name: evaluator.run(name) for name in controls}
-    say("evaluation", f"{len(rows)} questions under {1 + len(controls)} conditions", started)
+        answers = evaluator.run(["photon", *controls, *evaluation.curve])
+    rows = answers["photon"]
+    say("evaluation", f"{len(rows)} questions under {len(answers)} conditions", started)
     metrics = build_metrics(
         rows,
-        answers,
+        {name: answers[name] for name in controls},
         constant_control(records, training_answers(data)),
         collect_provenance(config_hash, data_hash, **provenance),
         seed=seed,
+        budgets={name: answers[name] for name in evaluation.curve},
     )
     draw_overlay(model, data, evaluation.split, rows, run_dir)
     finish(run_dir, metrics)
     return metrics
+
+
+def first_volumes(records: Sequence[Record], n: int | None) -> list[Record]:
+    """The records about the first `n` items (volumes of a question) in the file; None: all."""
+    items = list(dict.fromkeys(record.volumes for record in records))
+    chosen = set(items if n is None else items[:n])
+    return [record for record in records if record.volumes in chosen]
 
 
 def possible_controls(
@@ -164,11 +192,12 @@ def draw_overlay(
     run_dir: Path,
 ) -> None:
     """figures/overlay.png: what the first right answer about an organ with a mask kept."""
-    told = [row for row in rows if row.get("coverage") is not None]
+    records = {r.id: r for r in data.records(split) if not r.more_volumes}
+    told = [r for r in rows if r.get("coverage") is not None and r["id"] in records]
     told.sort(key=lambda row: row["prediction"] != row["answer"])
     if not told or model.pruner is None:
         return
-    record = next(r for r in data.records(split) if r.id == told[0]["id"])
+    record = records[told[0]["id"]]
     item = VolumeQuestions([record], data.store, data.root, with_labels=True)[0]
     device = next(model.parameters()).device
     batch = Collate(model.builder, model.tokenizer, False)([item]).to(device)
@@ -185,5 +214,5 @@ def draw_overlay(
         0,
         data.store.load_hu(data.root / record.volume),
         title,
-        labels=np.isin(item.labels, record.evidence),
+        labels=np.isin(item.labels[0], record.evidence),
     )

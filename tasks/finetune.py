@@ -135,7 +135,7 @@ def perturb_volumes(batch: VolumeBatch, robust: Tensor) -> VolumeBatch:
     if not volumes:
         return batch
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    counts = [d * h * w for d, h, w in batch.grids]
+    counts = [sum(d * h * w for d, h, w in group) for group in batch.grids]
     rows = list(batch.patches.split(counts))
     for v in sorted(volumes):
         rows[v] = perturb(rows[v], sample_perturbation(generator), generator)

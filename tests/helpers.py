@@ -89,11 +89,15 @@ def random_batch(
     n_answer=(2, 1, 3),
     **options,
 ):
-    """One volume a group; each number is a question's length."""
+    """One volume a group, or several where its shape is a list; numbers are questions' lengths."""
     generator = torch.Generator().manual_seed(seed)
     shapes = shapes or [(6, 8, 12), (4, 12, 8), (8, 8, 8)]
     volumes = [
-        torch.rand(shape, generator=generator, dtype=dtype) for shape in shapes[: len(questions)]
+        tuple(
+            torch.rand(shape, generator=generator, dtype=dtype)
+            for shape in (group if isinstance(group, list) else [group])
+        )
+        for group in shapes[: len(questions)]
     ]
     prompts = [
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +24,16 @@ def draw_kept(
 ) -> Path:
     """Write the overlay of one question of a generation, and return its path.
 
-    hu [D, H, W]: the volume in the store, in HU. labels [D, H, W]: nonzero is outlined; on the grid
+    hu [D, H, W]: the volume in the store, in HU; of several the last. labels [D, H, W]: nonzero is outlined; on the grid
     of the model's input, as the kept tokens are (mirrored where its preparation mirrors).
     """
     token = model.builder.token
     grid = [n // t for n, t in zip(hu.shape, token, strict=True)]
-    selection, start = generation.selection, sum(generation.visual_tokens[:question])
-    parts = {"keep": generation.keep_masks[question].numpy().reshape(grid), "labels": labels}
+    selection, n = generation.selection, math.prod(grid)
+    parts = {"keep": generation.keep_masks[question][-n:].numpy().reshape(grid), "labels": labels}
     if selection is not None and selection.scores is not None:
-        stop = start + generation.visual_tokens[question]
-        parts["scores"] = selection.scores[start:stop].cpu().numpy().reshape(grid)
+        stop = sum(generation.visual_tokens[: question + 1])
+        parts["scores"] = selection.scores[stop - n : stop].cpu().numpy().reshape(grid)
     if model.preparation.flip_x:
         parts = {k: None if v is None else v[..., ::-1] for k, v in parts.items()}
     spacing = voxel_size(model.preparation, hu.shape)

@@ -1,31 +1,43 @@
-"""Answers a set of questions under the model's own pruning and under the controls.
+"""Answers a set of questions under any number of conditions, each volume read once.
 
-Every condition has its own predictions file and continues where it stopped.
+Conditions with the same view (the volume itself, another patient's, none) share the encoder and the
+layers up to l; each has its own predictions file and continues where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from photon.evaluation.controls import random_keep_mask, shuffled_volumes
+from photon.evaluation.condition import Condition, parse_condition
+from photon.evaluation.controls import random_keep_mask
 from photon.evaluation.coverage import evidence_recall, token_coverage
 from photon.evaluation.predictions import PredictionWriter, prediction_row
-from photon.model.generate import Generation, generate
+from photon.evaluation.views import ViewItems
+from photon.model.generate import Generation, Reading, answer, read
 from photon.model.photon import PhotonModel
-from photon.pruning.base import Keep
+from photon.packing import Segments
+from photon.pruning.base import Keep, Pruner, selection_layer
+from photon.pruning.baselines.attention import AttentionPruner
 from photon.pruning.baselines.given import GivenPruner
+from photon.pruning.baselines.oracle import oracle_mask
+from photon.pruning.baselines.uniform import UniformPruner
+from photon.pruning.its import PhotonPruner
+from photon.pruning.retention import budget_counts
 from photon.questions.batch import VolumeBatch
-from photon.questions.dataset import Collate, Item, VolumeQuestions
+from photon.questions.dataset import Collate
 from photon.questions.record import Record
 from photon.volume.store import VolumeStore
 
-CONTROLS = ("no_pruning", "random_keep", "shuffled_volume", "question_only")
 Progress = Callable[[str, int, int], None]
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -40,8 +52,9 @@ class Evaluator:
         fingerprint: of weights, data and settings; a file of another one is refused.
         volumes_per_batch: volumes answered at once, with all of their questions.
         keep: a budget in place of the learned threshold.
-        seed: of the random-keep and shuffled-volume controls.
-        progress: called with (condition, volumes done, volumes in all).
+        layer: where pruners at a budget cut a model that does not prune by itself.
+        seed: of the random masks and of the shuffled and noise volumes.
+        progress: called with (view, volumes done, volumes in all).
     """
 
     model: PhotonModel
@@ -53,29 +66,23 @@ class Evaluator:
     volumes_per_batch: int = 4
     max_new_tokens: int = 16
     keep: Keep = None
+    layer: float = 0.25
     seed: int = 0
     progress: Progress | None = None
 
-    def run(self, condition: str) -> list[dict[str, Any]]:
-        """Rows of a condition, `photon` or one of CONTROLS; `random_keep` needs `photon` first."""
-        path = self.path(condition)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        own = {}
-        if condition == "random_keep":
-            own = {row["id"]: row for row in self.run("photon")}
-        with PredictionWriter(path, self.fingerprint) as writer:
-            dataset = self._dataset(condition, writer.pending(self.records))
-            for start in range(0, len(dataset), self.volumes_per_batch):
-                stop = min(start + self.volumes_per_batch, len(dataset))
-                items = [dataset[i] for i in range(start, stop)]
-                for row in self._answer(condition, items, own):
-                    writer.write(row)
-                if self.progress:
-                    self.progress(condition, stop, len(dataset))
-            order = {record.id: i for i, record in enumerate(self.records)}
-            return sorted(
-                (row for row in writer.rows if row["id"] in order), key=lambda r: order[r["id"]]
-            )
+    def run(self, names: Sequence[str]) -> dict[str, Rows]:
+        """Rows of each condition, in the order of the records; `random_keep` needs `photon`.
+
+        Raises ValueError for an unknown name.
+        """
+        conditions = [parse_condition(name, self.keep) for name in dict.fromkeys(names)]
+        views: dict[str, list[Condition]] = {}
+        for condition in conditions:
+            views.setdefault(condition.view, []).append(condition)
+        rows: dict[str, Rows] = {}
+        for view, group in views.items():
+            rows |= self._run_view(view, group)
+        return {condition.name: rows[condition.name] for condition in conditions}
 
     def path(self, condition: str) -> Path:
         """Where a condition's predictions are."""
@@ -83,68 +90,150 @@ class Evaluator:
             return self.run_dir / "predictions.jsonl"
         return self.run_dir / "controls" / f"{condition}.jsonl"
 
-    def _dataset(self, condition: str, records: Sequence[Record]) -> VolumeQuestions:
-        substitute = None
-        if condition == "shuffled_volume":
-            substitute = shuffled_volumes(self.records, self.seed)
-        labels = condition in ("photon", "random_keep")
-        return VolumeQuestions(
-            records, self.store, self.root, with_labels=labels, substitute=substitute
-        )
+    def _run_view(self, view: str, group: Sequence[Condition]) -> dict[str, Rows]:
+        order = {record.id: i for i, record in enumerate(self.records)}
+        with ExitStack() as stack:
+            writers = {
+                c.name: stack.enter_context(PredictionWriter(self.path(c.name), self.fingerprint))
+                for c in group
+            }
+            pending = [r for r in self.records if not all(w.has(r.id) for w in writers.values())]
+            items = ViewItems(view, pending, self.records, self.store, self.root, self.seed)
+            dataset = items.dataset()
+            model = self.model
+            collate = Collate(model.builder, model.tokenizer, False, blind=view == "question_only")
+            for start in range(0, len(dataset), self.volumes_per_batch):
+                stop = min(start + self.volumes_per_batch, len(dataset))
+                batch = collate([items.show(dataset[i]) for i in range(start, stop)])
+                self._answer_batch(batch, group, writers)
+                if self.progress:
+                    self.progress(view, stop, len(dataset))
+            return {
+                name: sorted((r for r in w.rows if r["id"] in order), key=lambda r: order[r["id"]])
+                for name, w in writers.items()
+            }
 
-    def _answer(self, condition: str, items: list[Item], own: dict) -> list[dict[str, Any]]:
-        model, tokenizer = self.model, self.model.tokenizer
-        collate = Collate(model.builder, tokenizer, False, blind=condition == "question_only")
-        device = next(model.parameters()).device
-        batch = collate(items).to(device)
-        pruner, keep, stage = None, self.keep, "hard"
-        if condition in ("no_pruning", "question_only"):
-            keep, stage = None, "off"
-        elif condition == "random_keep" and model.pruner is not None:
-            keep, pruner = None, self._random(batch, own)
+    def _answer_batch(
+        self,
+        batch: VolumeBatch,
+        group: Sequence[Condition],
+        writers: Mapping[str, PredictionWriter],
+    ) -> None:
+        """Read a batch once, and write what each condition has not answered yet."""
+        device = next(self.model.parameters()).device
+        end_id = self.model.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        evidence = Evidence(batch, self.model.builder.token)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            generation = generate(
-                model,
-                batch,
-                tokenizer.convert_tokens_to_ids("<|im_end|>"),
-                self.max_new_tokens,
-                stage,
-                keep,
-                pruner,
-                torch.Generator().manual_seed(self.seed),
-            )
-        return self._rows(condition, batch, generation)
+            reading = read(self.model, batch.to(device), self._cut(group))
+            for condition in group:
+                writer = writers[condition.name]
+                if all(writer.has(record.id) for record in batch.records):
+                    continue
+                pruner = self._pruner(condition, reading, evidence, writers)
+                generation = answer(
+                    self.model,
+                    reading,
+                    end_id,
+                    self.max_new_tokens,
+                    "off" if pruner is None else "hard",
+                    None if isinstance(pruner, GivenPruner) else condition.keep,
+                    pruner,
+                    torch.Generator().manual_seed(self.seed),
+                )
+                for row in self._rows(condition, evidence, generation):
+                    if not writer.has(row["id"]):
+                        writer.write(row)
 
-    def _random(self, batch: VolumeBatch, own: dict) -> GivenPruner:
-        masks = [
-            random_keep_mask(
-                record.id, own[record.id]["kept_tokens"], own[record.id]["visual_tokens"], self.seed
-            )
-            for record in batch.records
-        ]
-        return GivenPruner(self.model.pruner.layer, masks)
+    def _cut(self, group: Sequence[Condition]) -> int | None:
+        """Layers that all conditions of a view share; None: no condition drops anything."""
+        if self.model.pruner is not None:
+            return self.model.cut
+        if any(c.pruner is not None and c.keep is not None for c in group):
+            return selection_layer(self.model.n_layers, self.layer)
+        return None
 
-    def _rows(
-        self, condition: str, batch: VolumeBatch, generation: Generation
-    ) -> list[dict[str, Any]]:
-        theta = None if generation.selection is None else generation.selection.theta
+    def _pruner(
+        self,
+        condition: Condition,
+        reading: Reading,
+        evidence: Evidence,
+        writers: Mapping[str, PredictionWriter],
+    ) -> Pruner | None:
+        """The condition's pruner; None keeps every token, as does a model without a pruner."""
+        own, layer = self.model.pruner, self.layer
+        if own is None and condition.keep is None or condition.pruner is None:
+            return None
+        if condition.pruner in ("random", "oracle"):
+            counts = self._counts(condition, evidence, writers)
+            return GivenPruner(masks=[self._mask(condition, evidence, i, n) for i, n in counts])
+        made = {"photon": PhotonPruner, "uniform": UniformPruner, "fastv": AttentionPruner}
+        if condition.pruner == "photon" and own is not None:
+            return own
+        return made[condition.pruner](layer).to(reading.trunk.hidden.device).eval()
+
+    def _counts(
+        self, condition: Condition, evidence: Evidence, writers: Mapping[str, PredictionWriter]
+    ) -> list[tuple[int, int]]:
+        """(question, tokens it may keep) of a batch."""
+        if condition.keep is not None:
+            return list(enumerate(budget_counts(condition.keep, evidence.pairs).tolist()))
+        if "photon" not in writers:
+            raise ValueError(f"{condition.name} keeps as many tokens as photon did: run it as well")
+        kept = {row["id"]: row["kept_tokens"] for row in writers["photon"].rows}
+        return [(i, kept[record.id]) for i, record in enumerate(evidence.batch.records)]
+
+    def _mask(self, condition: Condition, evidence: Evidence, i: int, count: int) -> np.ndarray:
+        total = evidence.pairs.lengths[i]
+        if condition.pruner == "random":
+            return random_keep_mask(evidence.batch.records[i].id, count, total, self.seed)
+        share = evidence.shares[i]
+        return oracle_mask(np.zeros(total) if share is None else share, count)
+
+    def _rows(self, condition: Condition, evidence: Evidence, generation: Generation) -> Rows:
+        selection = generation.selection
+        theta = None if selection is None else selection.theta
         rows = []
-        for i, record in enumerate(batch.records):
+        for i, record in enumerate(evidence.batch.records):
             text = self.model.tokenizer.decode(generation.tokens[i], skip_special_tokens=True)
-            labels = batch.labels[batch.volume_of[i]]
-            coverage = None
-            if labels is not None and record.evidence:
-                share = token_coverage(labels, record.evidence, self.model.builder.token)
-                coverage = evidence_recall(share, generation.keep_masks[i].numpy())
+            keep, share = generation.keep_masks[i].numpy(), evidence.shares[i]
             rows.append(
                 prediction_row(
                     record,
                     text.strip(),
-                    condition,
+                    condition.name,
                     kept_tokens=generation.kept_tokens[i],
                     visual_tokens=generation.visual_tokens[i],
-                    coverage=coverage,
+                    coverage=None if share is None else evidence_recall(share, keep),
                     theta=None if theta is None else round(float(theta[i]), 6),
+                    stratum=record.extra.get("stratum"),
+                    kept_mask=None if selection is None else np.packbits(keep).tobytes().hex(),
                 )
             )
         return rows
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A batch with what its label maps say about its questions."""
+
+    batch: VolumeBatch
+    token: tuple[int, int, int]  # voxels behind a visual token
+
+    @cached_property
+    def pairs(self) -> Segments:
+        """Q segments: the visual tokens of each question."""
+        lengths = self.batch.visual_lengths
+        return Segments([lengths[v] for v in self.batch.volume_of])
+
+    @cached_property
+    def shares(self) -> list[np.ndarray | None]:
+        """(Q) share of each visual token that the question's evidence covers; None without any."""
+        known: dict[tuple, np.ndarray] = {}
+        out: list[np.ndarray | None] = []
+        for v, record in zip(self.batch.volume_of, self.batch.records, strict=True):
+            maps, key = self.batch.labels[v], (v, record.evidence)
+            if maps is not None and record.evidence and key not in known:
+                parts = [token_coverage(m, record.evidence, self.token).ravel() for m in maps]
+                known[key] = np.concatenate(parts)
+            out.append(known.get(key))
+        return out

@@ -188,11 +188,12 @@ def shuffled_volumes(records: Sequence[Any], seed: int = 0) -> dict[str, str]:
         row = as_row(record)
         patient = row.get("patient")
         owner = f"patient {patient}" if patient is not None else f"volume {row['volume']}"
-        if patient_of.setdefault(row["volume"], owner) != owner:
-            raise InputError(
-                f"volume {row['volume']} belongs to two patients ({patient_of[row['volume']]} and "
-                f"{owner}). Correct the records."
-            )
+        for volume in getattr(record, "volumes", (row["volume"],)):
+            if patient_of.setdefault(volume, owner) != owner:
+                raise InputError(
+                    f"volume {volume} belongs to two patients ({patient_of[volume]} and "
+                    f"{owner}). Correct the records."
+                )
     groups: dict[str, list[str]] = {}
     for volume in sorted(patient_of):
         groups.setdefault(patient_of[volume], []).append(volume)
@@ -203,7 +204,7 @@ def shuffled_volumes(records: Sequence[Any], seed: int = 0) -> dict[str, str]:
         )
     rng = np.random.default_rng(seed)
     order = [groups[owner] for owner in rng.permutation(sorted(groups)).tolist()]
-    line = [volume for group in order for volume in rng.permutation(group).tolist()]
+    line = [volume for group in order for volume in group]
     largest = max(len(group) for group in order)
     if 2 * largest <= len(line):  # moving on by the largest group leaves every patient's own block
         return dict(zip(line, line[largest:] + line[:largest], strict=True))

@@ -156,7 +156,7 @@ class PhotonModel(nn.Module):
 
     def encode(self, batch: VolumeBatch) -> Tensor:
         """Visual tokens (V, D) of all volumes of a batch."""
-        grids = [grid for grid in batch.grids if grid[0]]
+        grids = [grid for group in batch.grids for grid in group]
         if not grids:
             width = self.backbone.config.text_config.hidden_size
             return torch.zeros(0, width, device=batch.patches.device)

@@ -7,29 +7,36 @@ trained with text from max + 1 (docs/decisions.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 Grid = tuple[int, int, int]
 
 
-def prefix_positions(
-    n_head: int, grid: Grid, n_after: int, depth_stride: int
-) -> tuple[Tensor, int]:
-    """Positions (3, n_head + tokens + n_after) of a volume's prefix, and the next free position.
+def prefix_positions(parts: Sequence[int | Grid], depth_stride: int) -> tuple[Tensor, int]:
+    """Positions (3, rows) of a prefix, and the next free position.
 
-    `grid` is the visual token grid (depth, height, width); tokens run in that order. Depth indices
-    advance by `depth_stride` (stock: second_per_grid * tokens_per_second). A (0, 0, 0) grid is a
-    prefix without a volume.
+    `parts` follow each other: a number of text rows, or the visual token grid (depth, height,
+    width) of a volume, whose tokens run in that order. What follows a volume starts at its largest
+    position + 1. Depth indices advance by `depth_stride` (stock: second_per_grid *
+    tokens_per_second).
     """
+    free, positions = 0, []
+    for part in parts:
+        rows = text_positions(0, part) if isinstance(part, int) else _grid(part, depth_stride)
+        positions.append(rows + free)
+        free = int(positions[-1].max()) + 1 if rows.numel() else free
+    return torch.cat(positions, 1), free
+
+
+def _grid(grid: Grid, depth_stride: int) -> Tensor:
     d, h, w = grid
     depth = (torch.arange(d) * depth_stride)[:, None, None].expand(d, h, w)
     height = torch.arange(h)[None, :, None].expand(d, h, w)
     width = torch.arange(w)[None, None, :].expand(d, h, w)
-    visual = torch.stack([depth, height, width]).flatten(1) + n_head
-    resume = int(visual.max()) + 1 if visual.numel() else n_head
-    parts = [text_positions(0, n_head), visual, text_positions(resume, n_after)]
-    return torch.cat(parts, 1), resume + n_after
+    return torch.stack([depth, height, width]).flatten(1)
 
 
 def text_positions(start: int, length: int) -> Tensor:

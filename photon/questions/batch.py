@@ -1,12 +1,14 @@
 """A batch: volumes, each with its questions, packed without padding.
 
-Shape suffixes: B volumes, Q questions, P patch rows, R prefix rows, S suffix rows.
+An item is what a group of questions is about: one volume, or several (two scans of one patient).
+Shape suffixes: B items, Q questions, P patch rows, R prefix rows, S suffix rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -22,15 +24,15 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class VolumeBatch:
-    """B volumes with Q questions in all.
+    """B items with Q questions in all.
 
-    A volume's prefix is [system and user header, visual tokens, vision end]; a question's suffix is
-    [question, assistant header, answer]. `targets[i]` is the token that row i must predict, or
-    IGNORE where nothing is supervised.
+    An item's prefix is [system and user header, visual tokens, vision end], with vision end and
+    start between its volumes; a question's suffix is [question, assistant header, answer].
+    `targets[i]` is the token that row i must predict, or IGNORE where nothing is supervised.
     """
 
     patches: Tensor  # (P, voxels) rows of all volumes, see `patchify`
-    grids: list[Grid]  # (B) patch grid of each volume; (0, 0, 0) without a volume
+    grids: list[tuple[Grid, ...]]  # (B) patch grid of each volume of each item
     prefix_ids: Tensor  # (R,)
     prefix_positions: Tensor  # (3, R)
     visual: Tensor  # (R,) true at visual tokens
@@ -40,9 +42,9 @@ class VolumeBatch:
     instruction: Tensor  # (S,) true at the question's own tokens, the set Q
     targets: Tensor  # (S,)
     suffixes: Segments  # Q
-    volume_of: list[int]  # (Q) volume of each question, ascending
+    volume_of: list[int]  # (Q) item of each question, ascending
     records: list[Record] = field(default_factory=list)
-    labels: list = field(default_factory=list)  # (B) label map of each volume, or None
+    labels: list = field(default_factory=list)  # (B) label maps of each item, or None
 
     def to(self, device: torch.device | str) -> VolumeBatch:
         """The same batch with its tensors on `device`."""
@@ -60,7 +62,7 @@ class VolumeBatch:
 
     @property
     def visual_lengths(self) -> list[int]:
-        """(B) visual tokens of each volume."""
+        """(B) visual tokens of each item, those of all its volumes."""
         return [int(self.visual[rows].sum()) for rows in self.prefixes]
 
 
@@ -87,30 +89,26 @@ class BatchBuilder:
 
     def __call__(
         self,
-        volumes: Sequence[Tensor | None],
+        volumes: Sequence[Sequence[Tensor]],
         prompts: Sequence[Sequence[Prompt]],
         records: Sequence[Sequence[Record]] | None = None,
         labels: Sequence | None = None,
     ) -> VolumeBatch:
-        """(D, H, W) volumes in [0, 1] with their prompts; None asks without a volume.
+        """The (D, H, W) volumes in [0, 1] of each item, with prompts; () asks without a volume.
 
-        The questions of one volume must share the text before it (system prompt).
+        The questions of one item must share the text before it (system prompt).
         """
-        grids = [self.grid(volume) for volume in volumes]
-        rows = [self._patches(volume) for volume in volumes if volume is not None]
+        grids = [tuple(self.grid(volume) for volume in group) for group in volumes]
+        rows = [self._patches(volume) for group in volumes for volume in group]
         voxels = self.channels * self.patch[0] * self.patch[1] * self.patch[2]
         prefix, suffix, visual, positions, instruction, targets = [], [], [], [], [], []
         suffix_positions, volume_of = [], []
-        for v, (grid, questions) in enumerate(zip(grids, prompts, strict=True)):
-            tokens = (grid[0], grid[1] // self.merge, grid[2] // self.merge)
-            n_visual = tokens[0] * tokens[1] * tokens[2]
+        for v, (group, questions) in enumerate(zip(grids, prompts, strict=True)):
             head, after = questions[0].head, questions[0].after
             assert all(p.head == head and p.after == after for p in questions), "mixed prefixes"
-            prefix.append(torch.tensor([*head, *[self.visual_id] * n_visual, *after]))
-            is_visual = torch.zeros(len(prefix[-1]), dtype=torch.bool)
-            is_visual[len(head) : len(head) + n_visual] = True
+            ids, is_visual, where, resume = self._prefix(head, after, group)
+            prefix.append(ids)
             visual.append(is_visual)
-            where, resume = prefix_positions(len(head), tokens, len(after), self.depth_stride)
             positions.append(where)
             for prompt in questions:
                 ids = torch.tensor(prompt.suffix)
@@ -139,16 +137,34 @@ class BatchBuilder:
             labels=list(labels) if labels else [],
         )
 
+    def _prefix(
+        self, head: list[int], after: list[int], grids: tuple[Grid, ...]
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Ids, which rows are visual, positions, and the next free position of an item's prefix."""
+        between = [*after, head[-1]]  # the end of a volume and the start of the next
+        texts = [head, *[between] * (len(grids) - 1), after]
+        ids, is_visual, parts = [], [], []
+        for text, grid in zip_longest(texts, grids):
+            ids += text
+            is_visual += [False] * len(text)
+            parts.append(len(text))
+            if grid is not None:
+                tokens = (grid[0], grid[1] // self.merge, grid[2] // self.merge)
+                n_visual = tokens[0] * tokens[1] * tokens[2]
+                ids += [self.visual_id] * n_visual
+                is_visual += [True] * n_visual
+                parts.append(tokens)
+        where, resume = prefix_positions(parts, self.depth_stride)
+        return torch.tensor(ids), torch.tensor(is_visual), where, resume
+
     @property
     def token(self) -> Grid:
         """Voxels of the stored volume behind one visual token, along depth, height and width."""
         depth, height, width = self.patch
         return (depth * self.slab, height * self.merge, width * self.merge)
 
-    def grid(self, volume: Tensor | None) -> Grid:
+    def grid(self, volume: Tensor) -> Grid:
         """Patch grid of a (D, H, W) volume."""
-        if volume is None:
-            return (0, 0, 0)
         d, h, w = volume.shape
         return patch_grid((d // self.slab, h, w), self.patch)
 

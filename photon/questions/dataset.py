@@ -1,4 +1,4 @@
-"""Records grouped by volume: the unit of a batch is a volume with its questions."""
+"""Records grouped by what they are about: the unit of a batch is an item with its questions."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from photon.volume.store import VolumeStore
 
 @dataclass(frozen=True)
 class Item:
-    """A prepared volume (D, H, W) in [0, 1], or None without one, and questions about it."""
+    """Prepared volumes (D, H, W) in [0, 1], questions about them, and a label map of each."""
 
-    volume: Tensor | None
+    volumes: tuple[Tensor, ...]
     records: list[Record]
-    labels: np.ndarray | None = None
+    labels: tuple[np.ndarray, ...] | None = None
 
 
 class VolumeQuestions(Dataset):
-    """One item a volume, with all of its questions or a fresh draw of them every epoch.
+    """Items with all of their questions, or a fresh draw of them every epoch.
 
     Args:
-        records: questions; those of one volume and one system prompt form an item.
+        records: questions; those of the same volumes and one system prompt form an item.
         store: where prepared volumes are read, and made when absent.
         root: folder that the records' paths are relative to.
         per_volume: questions drawn an item and epoch; None takes all.
@@ -54,7 +54,7 @@ class VolumeQuestions(Dataset):
     ):
         groups: dict[tuple, list[Record]] = {}
         for record in records:
-            groups.setdefault((record.volume, record.system), []).append(record)
+            groups.setdefault((record.volumes, record.system), []).append(record)
         self.groups = list(groups.values())
         self.store = store
         self.root = Path(root)
@@ -70,14 +70,17 @@ class VolumeQuestions(Dataset):
         """Item `index`, or (epoch, index) for that epoch's draw of questions."""
         epoch, index = index if isinstance(index, tuple) else (0, index)
         records = self.draw(epoch, index)
-        name = records[0].volume
-        source = self.root / self.substitute.get(name, name)
-        labels = None
-        if self.with_labels and not self.substitute and records[0].labels is not None:
-            labels = self.store.load_labels(self.root / records[0].labels, like=source)
-            if self.store.preparation.flip_x:
-                labels = labels[..., ::-1].copy()
-        return Item(torch.from_numpy(self.store.load(source)), records, labels)
+        sources = [self.root / self.substitute.get(name, name) for name in records[0].volumes]
+        volumes = tuple(torch.from_numpy(self.store.load(source)) for source in sources)
+        maps = records[0].label_maps
+        if not self.with_labels or self.substitute or None in maps:
+            return Item(volumes, records)
+        pairs = zip(maps, sources, strict=True)
+        return Item(volumes, records, tuple(self._labels(path, source) for path, source in pairs))
+
+    def _labels(self, path: str, source: Path) -> np.ndarray:
+        labels = self.store.load_labels(self.root / path, like=source)
+        return labels[..., ::-1].copy() if self.store.preparation.flip_x else labels
 
     def draw(self, epoch: int, index: int) -> list[Record]:
         """The questions of an item in an epoch, in their order in the file."""
@@ -114,7 +117,7 @@ class Collate:
 
     def __call__(self, items: Sequence[Item]) -> VolumeBatch:
         return self.builder(
-            [None if self.blind else item.volume for item in items],
+            [() if self.blind else item.volumes for item in items],
             [[self.prompt(record) for record in item.records] for item in items],
             [item.records for item in items],
             [item.labels for item in items],

@@ -18,17 +18,18 @@ from photon.errors import InputError
 from photon.questions.swift import Conversation, normalise_row
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_OWN_TEXT = ("id", "patient", "task", "subtask", "question_type", "labels", "organ", "unit")
+_OWN_TEXT = ("id", "patient", "task", "subtask", "question_type", "organ", "unit")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One question about one volume.
+    """One question about one volume, or about several in the order of their tags.
 
     `question` is the text shown to the model, without the volume tag and with the options of a
     choice question; `answer` is the supervised text (the letter of a choice question).  `volume`
-    and `labels` are paths as written in the file.  `evidence`: ids in `labels` that the answer was
-    computed from.  `history`: earlier (question, answer) turns.  `extra`: the row's other keys.
+    and `labels` are paths as written in the file, `more_volumes` and `more_labels` those of further
+    volumes.  `evidence`: ids in the label maps that the answer was computed from.  `history`:
+    earlier (question, answer) turns.  `extra`: the row's other keys.
     """
 
     id: str
@@ -48,20 +49,36 @@ class Record:
     value: float | None = None
     unit: str | None = None
     history: tuple[tuple[str, str], ...] = ()
+    more_volumes: tuple[str, ...] = ()
+    more_labels: tuple[str, ...] = ()
     extra: dict = field(default_factory=dict)
+
+    @property
+    def volumes(self) -> tuple[str, ...]:
+        """All volumes that the question is about."""
+        return (self.volume, *self.more_volumes)
+
+    @property
+    def label_maps(self) -> tuple[str | None, ...]:
+        """The label map of each volume, or None."""
+        if self.more_labels or not self.more_volumes:
+            return (self.labels, *self.more_labels)
+        return (None,) * len(self.volumes)
 
     def to_row(self) -> dict:
         """The canonical JSON row; keys without a value are left out."""
         messages = [{"role": "system", "content": self.system}] if self.system else []
         for index, (question, answer) in enumerate((*self.history, (self.question, self.answer))):
-            tag = "<video>" if index == 0 else ""
+            tag = "<video>" * len(self.volumes) if index == 0 else ""
             messages.append({"role": "user", "content": tag + question})
             if answer is not None:
                 messages.append({"role": "assistant", "content": answer})
-        row: dict = {"messages": messages, "videos": [self.volume]}
+        row: dict = {"messages": messages, "videos": list(self.volumes)}
         for key in (*_OWN_TEXT, "choices", "answer_letter", "value"):
             if getattr(self, key) is not None:
                 row[key] = getattr(self, key)
+        if self.labels is not None:
+            row["labels"] = list(self.label_maps) if self.more_labels else self.labels
         if self.evidence:
             row["evidence"] = list(self.evidence)
         return {**row, **self.extra}
@@ -94,8 +111,9 @@ def read_records(
             record, tag_moved = _to_record(row, where, path)
             if record.id in seen:
                 raise InputError(f"id {record.id!r} was used at {seen[record.id]}; make ids unique")
-            if root is not None and not _present(Path(root) / record.volume, present):
-                raise InputError(f"no volume {record.volume!r} under {root}; fix the path or root")
+            for name in record.volumes if root is not None else ():
+                if not _present(Path(root) / name, present):
+                    raise InputError(f"no volume {name!r} under {root}; fix the path or root")
         except InputError as error:
             problems.append(f"{where}: {error}")
             continue
@@ -203,9 +221,13 @@ def _to_record(row: dict, where: str, path: Path) -> tuple[Record, bool]:
         raise InputError(f"answer_letter {letter!r} is not among the choices ({legal}); correct it")
     own["question_type"] = own["question_type"] or ("choice" if choices else "free")
     own["id"] = own["id"] or f"{path.stem}:{where[len(str(path)) :].strip(':[]')}"
-    own["patient"] = own["patient"] or chat.volume
+    own["patient"] = own["patient"] or chat.volumes[0]
+    labels = _labels(rest.pop("labels", None), len(chat.volumes))
     record = Record(
-        volume=chat.volume,
+        volume=chat.volumes[0],
+        more_volumes=chat.volumes[1:],
+        labels=labels[0],
+        more_labels=labels[1:],
         question=chat.question,
         answer=answer,
         system=chat.system,
@@ -226,6 +248,16 @@ def _text(value: object, key: str) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     raise InputError(f"{key} must be text, not {type(value).__name__}; correct it")
+
+
+def _labels(value: object, volumes: int) -> tuple:
+    """One label map for each volume, or (None,) without any."""
+    if value is None:
+        return (None,)
+    maps = value if isinstance(value, list) else [value]
+    if len(maps) != volumes:
+        raise InputError(f"labels names {len(maps)} maps for {volumes} volumes; give one for each")
+    return tuple(_text(path, "labels") for path in maps)
 
 
 def _number(value: object) -> float | None:

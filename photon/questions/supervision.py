@@ -23,9 +23,9 @@ N_LABELS = 32  # label ids of the phantoms lie below
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Of one volume: share (V, C) of each token that a label covers, mean (V, C) intensity there.
+    """Of an item: share (V, C) of each token that a label covers, mean (V, C) intensity there.
 
-    Tokens in grid order; zero where a label is absent.
+    Tokens in grid order, volume after volume; zero where a label is absent.
     """
 
     share: Tensor
@@ -53,16 +53,21 @@ def token_statistics(
     )
 
 
+def item_statistics(item: Item, n_labels: int, token: tuple[int, int, int]) -> TokenStatistics:
+    """Token statistics of all volumes of an item."""
+    pairs = zip(item.labels, item.volumes, strict=True)
+    parts = [token_statistics(labels, v.numpy(), n_labels, token) for labels, v in pairs]
+    return TokenStatistics(torch.cat([p.share for p in parts]), torch.cat([p.mean for p in parts]))
+
+
 class SupervisedCollate(Collate):
-    """A batch whose `labels` are the token statistics of its volumes in place of label maps."""
+    """A batch whose `labels` are the token statistics of its items in place of label maps."""
 
     needs_labels = True
 
     def __call__(self, items: Sequence[Item]) -> VolumeBatch:
         token = self.builder.token
-        statistics = [
-            token_statistics(item.labels, item.volume.numpy(), N_LABELS, token) for item in items
-        ]
+        statistics = [item_statistics(item, N_LABELS, token) for item in items]
         return replace(super().__call__(items), labels=statistics)
 
 

@@ -1,4 +1,4 @@
-"""One JSON row in any of ms-swift's layouts -> system, turns, volume, and whatever else it holds.
+"""One JSON row in any of ms-swift's layouts -> system, turns, volumes, and whatever else it holds.
 
 Rules: ms-swift `dataset/preprocessor/core.py` and `template/base.py` (aliases, role names, tags).
 """
@@ -17,13 +17,14 @@ QUERY = ("query", "prompt", "input", "instruction", "question", "problem")
 RESPONSE = ("response", "answer", "output", "targets", "target", "answer_key", "answers")
 RESPONSE += ("solution", "text", "completion", "content")
 TAG = re.compile(r"<(?:video|image)>")
+LEADING_TAGS = re.compile(r"^(?:\s*<(?:video|image)>)+")
 
 
 @dataclass
 class Conversation:
     """A row in one shape; `history` holds the turns before (question, answer)."""
 
-    volume: str
+    volumes: tuple[str, ...]
     question: str
     answer: str | None
     system: str | None = None
@@ -39,16 +40,15 @@ def normalise_row(row: dict) -> Conversation:
     system = rest.pop("system", None) or None
     paths = _media(rest)
     turns: list[list[str | None]] = []
-    tag_moved = False
+    tag_moved, tags = False, 0
     for message in messages:
         role, text, inline = _message(message)
         paths += inline
         if role == "system":
             system = text
         elif role == "user":
-            tag_moved |= bool(re.search(r"\S\s*<(?:video|image)>", text)) or (
-                bool(turns) and TAG.search(text) is not None
-            )
+            tags += len(TAG.findall(text))
+            tag_moved |= TAG.search(text if turns else LEADING_TAGS.sub("", text)) is not None
             turns.append([TAG.sub("", text).strip(), None])
         elif not turns or turns[-1][1] is not None:
             raise InputError("an assistant message has no user message before it; add the question")
@@ -58,13 +58,15 @@ def normalise_row(row: dict) -> Conversation:
         raise InputError("the question has no text; write it after <video> in the user message")
     if any(answer is None for _, answer in turns[:-1]):
         raise InputError("two user messages follow each other; put the answer between them")
-    if len(paths) != 1:
+    if not paths:
+        raise InputError('the row names 0 volumes; give one, as "videos": ["case.nii.gz"]')
+    if len(paths) > 1 and tags not in (0, len(paths)):
         raise InputError(
-            f'the row names {len(paths)} volumes; give exactly one, as "videos": ["case.nii.gz"]'
+            f"the row names {len(paths)} volumes and holds {tags} <video> tags; write one for each"
         )
     history = tuple((str(q), str(a)) for q, a in turns[:-1])
     question, answer = turns[-1]
-    return Conversation(paths[0], str(question), answer, system, history, tag_moved, rest)
+    return Conversation(tuple(paths), str(question), answer, system, history, tag_moved, rest)
 
 
 def _media(rest: dict) -> list[str]:

@@ -79,10 +79,9 @@ def check_dataset(
         folder = Path(root) if root is not None else Path(file).parent
         for record in records:
             _check_record(report, file, record)
-            labels = str(folder / record.labels) if record.labels else None
-            if record.volume:
-                pairs[str(folder / record.volume), labels] = None
-                seen["volume"][str(folder / record.volume)].add(file)
+            for volume, labels in zip(record.volumes, record.label_maps, strict=True):
+                pairs[str(folder / volume), str(folder / labels) if labels else None] = None
+                seen["volume"][str(folder / volume)].add(file)
             seen["id"][record.id].add(file)
             if record.patient is not None:
                 seen["patient"][record.patient].add(file)

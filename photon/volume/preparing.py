@@ -111,9 +111,9 @@ def _cases_of_records(path: Path, root: str | Path | None) -> list[Case]:
         warnings.warn(f"{problem} (line skipped)", stacklevel=2)
     folder = Path(root) if root is not None else path.parent
     found = [
-        Case(str(folder / record.volume), str(folder / record.labels) if record.labels else None)
+        Case(str(folder / volume), str(folder / labels) if labels else None)
         for record in records
-        if record.volume
+        for volume, labels in zip(record.volumes, record.label_maps, strict=True)
     ]
     if not found:
         raise InputError(f"{path}: names no volume. Each line needs a 'videos' key with a path.")

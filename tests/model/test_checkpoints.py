@@ -40,7 +40,7 @@ def ask(model, **options):
     generator = torch.Generator().manual_seed(0)
     volume = torch.rand(28, 56, 56, generator=generator)
     records = [Record("a", "v", "How large is the liver?"), Record("b", "v", "Is it dense?")]
-    batch = Collate(model.builder, model.tokenizer, False)([Item(volume, records)])
+    batch = Collate(model.builder, model.tokenizer, False)([Item((volume,), records)])
     return generate(model.eval(), batch, end_id=-1, max_new_tokens=4, **options)
 
 
@@ -99,7 +99,7 @@ def test_an_inflated_patch_embedding_sees_the_slabs_of_the_stock_one(tmp_path):
 
     def tokens(model):
         batch = Collate(model.builder, model.tokenizer, False)(
-            [Item(volume, [Record("a", "v", "How large is the liver?")])]
+            [Item((volume,), [Record("a", "v", "How large is the liver?")])]
         )
         return model.encode(batch)
 
@@ -180,7 +180,7 @@ def test_the_packaged_weights_see_like_the_embedding_that_they_were_trained_with
     stock = {k: v for k, v in stock["model"].items() if k not in ("_target_", "seed")}
     original = build_model(**{**stock, "pretrained": "tiny"})
     volume = torch.rand(112, 112, 112)
-    prompt = [Item(volume, [Record("a", "v", "How large is the liver?")])]
+    prompt = [Item((volume,), [Record("a", "v", "How large is the liver?")])]
     tokens = [
         model.encode(Collate(model.builder, model.tokenizer, False)(prompt))
         for model in (inflated, original)

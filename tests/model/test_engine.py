@@ -239,6 +239,6 @@ def test_a_question_without_a_volume():
     generator = torch.Generator().manual_seed(0)
     from tests.helpers import prompt
 
-    batch = builder()([None], [[prompt(generator, n_answer=0)]])
+    batch = builder()([()], [[prompt(generator, n_answer=0)]])
     got = generate(model, batch, 7, stage="off", max_new_tokens=2)
     assert got.visual_tokens == [0] and len(got.tokens[0]) <= 2

@@ -10,8 +10,8 @@ from tests.helpers import backbone, builder, photon_model, random_batch
 def stock_logits(model, batch, question):
     """Logits of the stock class for one question of a batch, alone, with our positions."""
     v = batch.volume_of[question]
-    grid = torch.tensor([batch.grids[v]])
-    counts = [g[0] * g[1] * g[2] for g in batch.grids]
+    grid = torch.tensor(batch.grids[v])
+    counts = [sum(d * h * w for d, h, w in group) for group in batch.grids]
     patches = batch.patches.split(counts)[v]
     prefix, suffix = list(batch.prefixes)[v], list(batch.suffixes)[question]
     ids = torch.cat([batch.prefix_ids[prefix], batch.suffix_ids[suffix]])[None]
@@ -38,6 +38,28 @@ def test_unpruned_logits_equal_stock(double_islands, dtype, tolerance):
         expected = stock_logits(model.backbone, batch, question)[supervised]
         assert expected.std() > 0.2
         torch.testing.assert_close(ours.logits[rows], expected, atol=tolerance, rtol=tolerance)
+
+
+def test_two_volumes_in_one_question_equal_stock(double_islands):
+    """Also of a batch whose other questions have one volume."""
+    shapes = [(4, 12, 8), [(6, 8, 12), (4, 12, 8)]]
+    model = photon_model(pruner=None).eval()
+    batch, _, _ = random_batch(questions=((5,), (4, 3)), shapes=shapes, depth_stride=3)
+    assert batch.visual_lengths == [2 * 3 * 2, 3 * 2 * 3 + 2 * 3 * 2]
+    ours = model(batch, stage="off").answers
+    for question, rows in enumerate(ours.questions):
+        supervised = batch.targets[list(batch.suffixes)[question]] != IGNORE
+        expected = stock_logits(model.backbone, batch, question)[supervised]
+        torch.testing.assert_close(ours.logits[rows], expected, atol=1e-10, rtol=1e-10)
+
+
+def test_a_second_volume_starts_after_the_first():
+    batch, _, _ = random_batch(questions=((4,),), shapes=[[(4, 8, 8), (6, 8, 8)]], depth_stride=5)
+    at = batch.prefix_positions[:, batch.visual].split([2 * 4, 3 * 4], 1)
+    text = batch.prefix_positions[:, ~batch.visual]
+    assert at[0].min() == 3 and at[0].max() == 3 + 5
+    assert text[0].tolist() == [0, 1, 2, 9, 10, 22] and at[1].min() == 11 and at[1].max() == 21
+    assert batch.prefix_ids[~batch.visual].tolist() == [10, 11, 12, 4, 12, 4]
 
 
 def test_vision_tower_equals_stock_with_small_edge_windows(double_islands):
@@ -68,8 +90,10 @@ def test_prefix_rows_do_not_depend_on_questions():
     first, _, _ = random_batch(questions=((4, 3),))
     second, _, _ = random_batch(questions=((4, 3),))
     second.suffix_ids.copy_(second.suffix_ids.flip(0))
-    a = model.trunk(first, model.encode(first), "hard").hidden[: first.prefixes.total]
-    b = model.trunk(second, model.encode(second), "hard").hidden[: first.prefixes.total]
+    a = model.trunk(first, model.encode(first), model.cut, model.cut).hidden[: first.prefixes.total]
+    b = model.trunk(second, model.encode(second), model.cut, model.cut).hidden[
+        : first.prefixes.total
+    ]
     assert torch.equal(a, b)
 
 

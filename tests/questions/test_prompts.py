@@ -1,10 +1,12 @@
 """Prompts: pieces equal the chat template's whole; the answer is never in the instruction."""
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from photon.errors import InputError
 from photon.model.tokenizer import TINY
+from photon.questions.batch import BatchBuilder
 from photon.questions.prompts import SYSTEM, build_prompt, escape
 from photon.questions.record import Record, choice_text
 
@@ -20,7 +22,7 @@ def whole(tokenizer, record, visual, with_answer):
     """The conversation through the tokenizer's own chat template, one pad expanded to `visual`."""
     turns = [{"role": "system", "content": record.system}] if record.system else []
     for index, (question, answer) in enumerate((*record.history, (record.question, record.answer))):
-        content = [{"type": "video"}] if index == 0 else []
+        content = [{"type": "video"}] * len(record.volumes) if index == 0 else []
         turns.append({"role": "user", "content": [*content, {"type": "text", "text": question}]})
         turns.append({"role": "assistant", "content": answer})
     turns = turns if with_answer else turns[:-1]
@@ -29,8 +31,10 @@ def whole(tokenizer, record, visual, with_answer):
     )
     if with_answer:
         text = text.removesuffix("\n")
-    assert text.count(PAD) == 1
-    return tokenizer.encode(text.replace(PAD, PAD * visual), add_special_tokens=False)
+    parts = text.split(PAD)
+    assert len(parts) == len(visual) + 1
+    text = parts[0] + "".join(PAD * n + part for n, part in zip(visual, parts[1:], strict=True))
+    return tokenizer.encode(text, add_special_tokens=False)
 
 
 RECORDS = [
@@ -52,7 +56,18 @@ def test_rows_equal_the_chat_template(tokenizer, record, with_answer):
     stripped = Record(
         **{**record.__dict__, "question": record.question.strip(), "answer": record.answer.strip()}
     )
-    assert rows == whole(tokenizer, stripped, 5, with_answer)
+    assert rows == whole(tokenizer, stripped, [5], with_answer)
+
+
+def test_a_batch_of_two_volumes_equals_the_chat_template(tokenizer):
+    record = Record("two", "v", "What changed?", "new", more_volumes=("w",))
+    pad = tokenizer.convert_tokens_to_ids(PAD)
+    build = BatchBuilder((2, 2, 2), 1, 2, 1, pad)
+    volumes = (torch.rand(4, 8, 4), torch.rand(2, 4, 8))
+    batch = build([volumes], [[build_prompt(record, tokenizer, True)]])
+    rows = torch.cat([batch.prefix_ids, batch.suffix_ids]).tolist()
+    assert rows == whole(tokenizer, record, [4, 2], True)
+    assert torch.equal(batch.visual, batch.prefix_ids == pad)
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda r: r.id)

@@ -1,6 +1,7 @@
 """Records on disk: ms-swift's layouts in, canonical rows out, nothing lost."""
 
 import json
+import warnings
 
 import pytest
 
@@ -136,7 +137,8 @@ BAD = {
         "question has no text",
     ),
     "no volume": ('{"query": "Q?", "response": "A"}', "names 0 volumes"),
-    "two volumes": ('{"query": "Q?", "videos": ["a", "b"]}', "names 2 volumes"),
+    "tags": ('{"query": "<video>Q?", "videos": ["a", "b"]}', "2 volumes and holds 1 <video> tags"),
+    "maps": ('{"query": "Q?", "videos": ["a", "b"], "labels": "l"}', "1 maps for 2 volumes"),
     "unknown role": ('{"messages": [{"role": "bad", "content": "x"}], "videos": ["a"]}', "'bad'"),
     "assistant first": (
         '{"messages": [{"role": "assistant", "content": "x"}], "videos": ["a"]}',
@@ -212,3 +214,24 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         write_records(path, broken())
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["q.jsonl"], "no temporary file is left"
+
+
+def test_several_volumes_in_one_row(tmp_path):
+    chat = [{"role": "user", "content": "<video><video>What changed?"}]
+    row = {"messages": chat, "videos": ["a.nii", "b.nii"], "labels": ["la.nii", "lb.nii"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (record,), problems = read(tmp_path, row)
+    assert not problems and record.question == "What changed?"
+    assert record.volumes == ("a.nii", "b.nii") and record.label_maps == ("la.nii", "lb.nii")
+    assert record.to_row()["messages"][0] == chat[0]
+    again, _ = read(tmp_path, record.to_row())
+    assert again == [record]
+
+
+def test_every_volume_of_a_row_must_be_there(tmp_path):
+    (tmp_path / "a.nii").touch()
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"query": "Q?", "videos": ["a.nii", "b.nii"]}\n')
+    records, (problem,) = read_records(path, root=tmp_path)
+    assert not records and "no volume 'b.nii'" in problem
