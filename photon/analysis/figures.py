@@ -30,8 +30,17 @@ CONDITION_COLORS = {
     "no_pruning": INK,
     "random_keep": AMBER,
     "shuffled_volume": TEAL,
+    "blank_volume": "#9cc5a1",
+    "noise_volume": "#7d8597",
     "question_only": GREY,
     "constant": "#cfd5df",
+}
+PRUNER_COLORS = {
+    "photon": PURPLE,
+    "random": AMBER,
+    "uniform": TEAL,
+    "fastv": RED,
+    "oracle": "#7a9e3f",
 }
 LINES = ("#5b2ea6", "#0f8b8d", "#e09f3e", "#c8553d", "#3d7dca", "#7a9e3f", "#a64b8e", "#8d99ae")
 BAND = (0.3, 0.8)  # A.2.1
@@ -214,6 +223,40 @@ def accuracy_figure(metrics: Mapping[str, Any], own: str = "photon") -> Figure:
     return figure
 
 
+def curve_figure(metrics: Mapping[str, Any]) -> Figure:
+    """Accuracy against the share of tokens kept, a line a pruner, with 95 % intervals.
+
+    metrics: metrics.json with a `curve`. The dashed line is the same model without pruning, the
+    star its own learned threshold.
+    """
+    points = metrics["curve"]
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    ax = figure.subplots()
+    for pruner in dict.fromkeys(point["pruner"] for point in points):
+        chosen = [p for p in points if p["pruner"] == pruner and p["interval"]]
+        chosen.sort(key=lambda p: p["retention"]["keep_ratio"])
+        x = [p["retention"]["keep_ratio"] for p in chosen]
+        y, low, high = ([100 * p["interval"][k] for p in chosen] for k in ("mean", "low", "high"))
+        color = PRUNER_COLORS.get(pruner, GREY)
+        ax.plot(x, y, color=color, lw=1.8, marker="o", ms=4, label=TITLES.get(pruner, pruner))
+        ax.fill_between(x, low, high, color=color, alpha=0.12, lw=0)
+    unpruned = metrics["controls"].get("no_pruning", {}).get("interval")
+    if unpruned:
+        ax.axhline(100 * unpruned["mean"], color=INK, lw=1, ls="--", label="no pruning")
+    own = metrics["overall"].get("interval")
+    if own and metrics["retention"]["keep_ratio"]:
+        ax.scatter(
+            metrics["retention"]["keep_ratio"], 100 * own["mean"], marker="*", s=130, color=PURPLE,
+            zorder=4, label="learned threshold",
+        )  # fmt: skip
+    ax.set(xlabel="share of visual tokens kept", ylabel="accuracy (%)", xlim=(0, None))
+    ax.grid(axis="y", color="#e5e8ee", lw=0.8)
+    _tidy(ax)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.suptitle("Accuracy against keep ratio", fontweight="bold", color=INK)
+    return figure
+
+
 def _cell(
     metrics: Mapping[str, Any], group: str, condition: str
 ) -> tuple[str | None, float | None, Mapping[str, float] | None]:
@@ -231,7 +274,7 @@ def _cell(
 def save_figures(
     run: str | Path, band: tuple[float, float] | None = BAND, own: str = "photon"
 ) -> list[Path]:
-    """Write RUN/figures/{retention,subtasks,accuracy}.png where the data is there; their paths."""
+    """Write RUN/figures/{retention,subtasks,accuracy,curve}.png where the data is there."""
     run = Path(run)
     drawn: dict[str, Figure] = {}
     if (run / "retention.parquet").is_file():
@@ -241,6 +284,8 @@ def save_figures(
         if metrics["retention"]["by_subtask"]:
             drawn["subtasks"] = subtask_figure(metrics)
         drawn["accuracy"] = accuracy_figure(metrics, own)
+        if metrics.get("curve"):
+            drawn["curve"] = curve_figure(metrics)
     folder = run / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():

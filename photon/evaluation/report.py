@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from photon.evaluation.bootstrap import Interval, bootstrap_mean, paired_difference
+from photon.evaluation.condition import parse_condition
 from photon.evaluation.controls import ConstantAnswers
 from photon.evaluation.protocols import Protocol, Row, Score, score_rows, subtask_names, summarize
 from photon.evaluation.table import format_table
@@ -78,6 +79,7 @@ def build_metrics(
     protocol: Protocol | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    budgets: Mapping[str, Sequence[Row]] | None = None,
 ) -> dict[str, Any]:
     """Content of metrics.json.
 
@@ -85,15 +87,16 @@ def build_metrics(
     its summary, its interval and its difference from the run (run minus control, paired by question
     id). constant: from `controls.constant_control`; the training constant stands for the control if
     there is one, and the test set's own majority is reported as `upper_bound`.
+    budgets: {PRUNER@BUDGET: rows}, the points of `curve`, where any are given.
     """
     scores = score_rows(rows, protocol)
     out = summarize(rows, protocol, scores)
-    own = _values(rows, scores)
+    own = question_values(rows, scores)
     out["overall"]["interval"] = _interval(own, resamples, seed)
     names = subtask_names(rows)
     for name, group in out["subtasks"].items():
         chosen = [i for i, n in enumerate(names) if n == name]
-        values = _values([rows[i] for i in chosen], [scores[i] for i in chosen])
+        values = question_values([rows[i] for i in chosen], [scores[i] for i in chosen])
         group["interval"] = _interval(values, resamples, seed)
     out["retention"] = retention_summary(rows)
     out["coverage"] = coverage_summary(rows)
@@ -101,7 +104,7 @@ def build_metrics(
     for condition, control_rows in (controls or {}).items():
         control_scores = score_rows(control_rows, protocol)
         summary = summarize(control_rows, protocol, control_scores)
-        other = _values(control_rows, control_scores)
+        other = question_values(control_rows, control_scores)
         out["controls"][condition] = {
             **_control(summary, own, other, resamples, seed),
             "retention": retention_summary(control_rows),
@@ -111,8 +114,50 @@ def build_metrics(
         out["controls"]["constant"] = _constant_entry(
             rows, own, constant, protocol, resamples, seed
         )
+    if budgets:
+        out["curve"] = budget_curve(budgets, protocol, resamples, seed)
     out["provenance"] = dict(provenance or {})
     return out
+
+
+def budget_curve(
+    budgets: Mapping[str, Sequence[Row]],
+    protocol: Protocol | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """A point for each condition PRUNER@BUDGET, in their order.
+
+    Each has pruner, budget, accuracy (MRA where nothing is judged), interval, retention and
+    coverage, and `difference`: photon at the same budget minus this point, paired by question.
+    """
+    values = {
+        name: question_values(rows, score_rows(rows, protocol)) for name, rows in budgets.items()
+    }
+    points = []
+    for name, rows in budgets.items():
+        condition = parse_condition(name)
+        photon = values.get(f"photon@{condition.keep}", {})
+        shared = [key for key in photon if key in values[name]]
+        difference = paired_difference(
+            [photon[k] for k in shared],
+            [values[name][k] for k in shared],
+            resamples=resamples,
+            seed=seed,
+        )
+        interval = _interval(values[name], resamples, seed)
+        points.append(
+            {
+                "pruner": condition.pruner,
+                "budget": condition.keep,
+                "accuracy": interval["mean"] if interval else None,
+                "interval": interval,
+                "difference": difference.as_dict() if difference else None,
+                "retention": _retention([r for r in rows if r.get("visual_tokens")]),
+                "coverage": coverage_summary(rows),
+            }
+        )
+    return points
 
 
 def _keys(rows: Sequence[Row]) -> list[str]:
@@ -120,7 +165,7 @@ def _keys(rows: Sequence[Row]) -> list[str]:
     return [str(r["id"]) if r.get("id") is not None else f"#{i}" for i, r in enumerate(rows)]
 
 
-def _values(rows: Sequence[Row], scores: Sequence[Score]) -> dict[str, float]:
+def question_values(rows: Sequence[Row], scores: Sequence[Score]) -> dict[str, float]:
     """Right or wrong of each judged question, by id; MRA instead where nothing is judged."""
     pairs = list(zip(_keys(rows), scores, strict=True))
     judged = {key: float(s.correct) for key, s in pairs if s.correct is not None}
@@ -166,7 +211,7 @@ def _constant_entry(
             f"constant answers for {len(chosen.predictions)} questions, but {len(rows)} rows"
         )
     filled = [{**r, "prediction": p} for r, p in zip(rows, chosen.predictions, strict=True)]
-    other = _values(filled, score_rows(filled, protocol))
+    other = question_values(filled, score_rows(filled, protocol))
     entry = _control(chosen.summary, own, other, resamples, seed)
     entry.update(source=chosen.source, rules=chosen.rules, answers=chosen.answers)
     bound = constant["test"].summary

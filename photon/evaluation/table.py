@@ -10,6 +10,8 @@ TITLES = {
     "no_pruning": "no pruning",
     "random_keep": "random keep",
     "shuffled_volume": "shuffled volume",
+    "blank_volume": "blank volume",
+    "noise_volume": "noise volume",
     "question_only": "question only",
     "constant": "constant",
     "file": "file",
@@ -33,6 +35,8 @@ def format_table(metrics: Mapping[str, Any], title: str | None = None, own: str 
     lines = [f"# {title}", ""] if title else []
     lines += _subtask_table(metrics, conditions, own)
     lines += ["", *_condition_table(metrics, conditions, own), ""]
+    if metrics.get("curve"):
+        lines += [*curve_table(metrics["curve"]), ""]
     lines += [f"- {note}" for note in _notes(metrics, conditions, own)]
     return "\n".join(lines) + "\n"
 
@@ -83,6 +87,17 @@ def _condition_table(metrics: Mapping[str, Any], conditions: Sequence[str], own:
         cells.append(_percent(entry.get("coverage", {}).get("mean")))
         body.append(cells)
     return _aligned(header, body)
+
+
+def curve_table(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of the table of accuracies, a row a budget and a column a pruner, in percent."""
+    pruners = list(dict.fromkeys(point["pruner"] for point in points))
+    cells = {(p["budget"], p["pruner"]): _range(p["interval"]) for p in points}
+    body = [
+        [str(budget), *(cells.get((budget, pruner), "-") for pruner in pruners)]
+        for budget in dict.fromkeys(point["budget"] for point in points)
+    ]
+    return _aligned(["budget", *(TITLES.get(p, p) for p in pruners)], body)
 
 
 def _notes(metrics: Mapping[str, Any], conditions: Sequence[str], own: str) -> list[str]:

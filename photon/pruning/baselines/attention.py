@@ -6,6 +6,7 @@ for every method that is compared; the rest is FastV's: the row from which the a
 is predicted, rotary embedding on, softmax over everything that the row sees (text before the
 volume, all visual tokens, the question), mean over heads, a fixed share kept, original positions.
 Only that one row is computed, never an attention map.
+
 Shape suffixes: Q questions, J packed (question, visual token) pairs, L packed prompt rows of the
 questions, N query heads, K key-value heads, H head size.
 """

@@ -1,0 +1,70 @@
+"""What a model is shown with a question: the volume itself, or something in its place.
+
+A view is a part of the test on which conditions can share one reading of the volumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from photon.evaluation.controls import shuffled_volumes
+from photon.questions.dataset import Item, VolumeQuestions
+from photon.questions.record import Record
+from photon.volume.store import VolumeStore
+
+OWN = "own"  # the volume that the question is about
+VIEWS = (OWN, "shuffled_volume", "blank_volume", "noise_volume", "question_only")
+
+
+@dataclass(frozen=True)
+class ViewItems:
+    """Items of `records` under a view.
+
+    shuffled_volume: volumes of another patient, by a permutation over `everything`, all records of
+    the split. blank_volume: air. noise_volume: uniform noise, of the volume's name and the seed.
+    question_only: the items themselves; leaving the volumes out is up to the collation. Label maps
+    are read for the own view only: nothing of another volume is evidence.
+    """
+
+    view: str
+    records: Sequence[Record]
+    everything: Sequence[Record]
+    store: VolumeStore
+    root: Path
+    seed: int = 0
+
+    def dataset(self) -> VolumeQuestions:
+        """The items before anything is put in a volume's place."""
+        substitute = None
+        if self.view == "shuffled_volume":
+            substitute = shuffled_volumes(self.everything, self.seed)
+        return VolumeQuestions(
+            self.records,
+            self.store,
+            self.root,
+            with_labels=self.view == OWN,
+            substitute=substitute,
+        )
+
+    def show(self, item: Item) -> Item:
+        """The item as the model sees it."""
+        if self.view == "blank_volume":
+            return replace(item, volumes=tuple(torch.zeros_like(v) for v in item.volumes))
+        if self.view == "noise_volume":
+            names = item.records[0].volumes
+            pairs = zip(names, item.volumes, strict=True)
+            return replace(item, volumes=tuple(noise(n, v, self.seed) for n, v in pairs))
+        return item
+
+
+def noise(name: str, like: Tensor, seed: int = 0) -> Tensor:
+    """Uniform noise in [0, 1) of the shape of `like`; depends on name and seed only."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.rand(like.shape, generator=generator, dtype=like.dtype)

@@ -1,0 +1,171 @@
+"""Conditions of an evaluation: one reading for many selections, exact budgets, oracle, resuming."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from photon.evaluation.condition import budget_conditions, parse_condition
+from photon.evaluation.conditions import Evaluator
+from photon.evaluation.coverage import token_coverage
+from photon.evaluation.views import noise
+from photon.model.backbone import backbone_config, new_backbone
+from photon.model.checkpoints import load_tokenizer
+from photon.model.photon import PhotonModel
+from photon.pruning.its import PhotonPruner
+from photon.questions.phantoms import load_split, write_phantom_dataset
+from photon.volume.preparation import Preparation
+from photon.volume.store import VolumeStore
+from tests.test_configs import compose
+
+SIZE = 56
+TOKENS = 16  # of a volume of 56^3 voxels
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantoms")
+    write_phantom_dataset(root, n_train=1, n_val=0, n_test=3, questions_per_volume=4, seed=3)
+    return root, load_split(root, "test")
+
+
+@pytest.fixture(scope="module")
+def model():
+    words = load_tokenizer("tiny")
+    plain = compose("model=tiny").model
+    text = {**plain.text, "hidden_size": 128, "num_attention_heads": 1, "num_hidden_layers": 4,
+            "intermediate_size": 128, "rope_parameters": dict(plain.text.rope_parameters)}  # fmt: skip
+    text["rope_parameters"]["mrope_section"] = list(plain.text.rope_parameters.mrope_section)
+    vision = {**plain.vision, "hidden_size": 80, "num_heads": 1, "intermediate_size": 96,
+              "out_hidden_size": 128, "fullatt_block_indexes": [1]}  # fmt: skip
+    preparation = Preparation(spacing=(6.0,) * 3, crop=(SIZE,) * 3, size=(SIZE,) * 3)
+    torch.manual_seed(0)
+    pruner = PhotonPruner(layer=0.5, hidden=8)
+    torch.nn.init.normal_(pruner.predictor.mlp[2].weight, std=5.0)
+    backbone = new_backbone(backbone_config(text, vision, words), seed=2)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.mul_(2.0 if parameter.dim() > 1 else 1.0)  # answers that depend on the input
+    return PhotonModel(backbone, pruner, tokenizer=words, preparation=preparation).eval()
+
+
+def evaluator(model, data, folder, **options):
+    root, records = data
+    store = VolumeStore(root / "store", model.preparation)
+    settings = {"volumes_per_batch": 2, "max_new_tokens": 3, "fingerprint": "f", **options}
+    return Evaluator(model, records, store, folder, root, **settings)
+
+
+NAMES = (
+    "photon",
+    "no_pruning",
+    "random_keep",
+    *budget_conditions([0.25, 3], ["photon", "random", "uniform", "fastv", "oracle"]),
+)
+
+
+@pytest.fixture(scope="module")
+def together(model, data, tmp_path_factory):
+    return evaluator(model, data, tmp_path_factory.mktemp("together")).run(NAMES)
+
+
+def test_conditions_that_share_a_reading_answer_like_conditions_alone(
+    model, data, together, tmp_path
+):
+    for name in NAMES:
+        needed = ["photon", name] if name == "random_keep" else [name]
+        alone = evaluator(model, data, tmp_path / name).run(needed)[name]
+        assert alone == together[name]
+    answers = {tuple(row["prediction"] for row in together[name]) for name in NAMES}
+    assert len(answers) > 3, "the conditions must be able to differ"
+
+
+def test_the_encoder_and_the_layers_up_to_l_run_once_a_batch(model, data, tmp_path, monkeypatch):
+    calls = []
+    encode = PhotonModel.encode
+    monkeypatch.setattr(PhotonModel, "encode", lambda *a: calls.append(1) or encode(*a))
+    evaluator(model, data, tmp_path).run(NAMES)
+    assert len(calls) == 2  # three volumes, two at a time
+
+
+def test_budgets_are_exact_counts(together):
+    for pruner in ("photon", "random", "uniform", "fastv", "oracle"):
+        assert {row["kept_tokens"] for row in together[f"{pruner}@0.25"]} == {4}
+        assert {row["kept_tokens"] for row in together[f"{pruner}@3"]} == {3}
+        for row in together[f"{pruner}@3"]:
+            mask = np.unpackbits(np.frombuffer(bytes.fromhex(row["kept_mask"]), np.uint8))
+            assert mask[: row["visual_tokens"]].sum() == 3
+    own = [row["kept_tokens"] for row in together["photon"]]
+    assert [row["kept_tokens"] for row in together["random_keep"]] == own
+    assert {row["kept_tokens"] for row in together["no_pruning"]} == {TOKENS}
+
+
+def test_the_oracle_keeps_all_evidence_where_the_budget_allows(model, data, together):
+    root, records = data
+    store = VolumeStore(root / "store", model.preparation)
+    covered = 0
+    for record, row in zip(records, together["oracle@0.25"], strict=True):
+        if not record.evidence:
+            assert row["coverage"] is None
+            continue
+        labels = store.load_labels(root / record.labels, like=root / record.volume)
+        size = int((token_coverage(labels, record.evidence, (14, 28, 28)) > 0).sum())
+        assert row["coverage"] == pytest.approx(min(1.0, 4 / size) if size else None)
+        covered += size <= 4
+    assert covered > 0
+    uniform = {row["kept_mask"] for row in together["uniform@0.25"]}
+    assert len(uniform) == 1
+
+
+def test_a_cut_off_evaluation_goes_on_with_the_same_answers(model, data, together, tmp_path):
+    first = evaluator(model, data, tmp_path)
+    first.run(NAMES)
+    for name, lines in (("fastv@3", 5), ("photon", 1), ("oracle@3", 0)):
+        path = first.path(name)
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+    assert evaluator(model, data, tmp_path).run(NAMES) == together
+
+
+def test_other_volumes_change_what_is_seen(model, data, tmp_path):
+    names = ["photon", "blank_volume", "noise_volume", "shuffled_volume", "question_only"]
+    rows = evaluator(model, data, tmp_path).run(names)
+    assert all(r["coverage"] is None for name in names[1:] for r in rows[name])
+    assert {r["visual_tokens"] for r in rows["question_only"]} == {0}
+    assert {r["visual_tokens"] for r in rows["blank_volume"]} == {TOKENS}
+    # Constant tokens differ by their place only, so nothing of the volume is left in the choice.
+    by_question = {r["id"]: r["kept_mask"] for r in rows["blank_volume"]}
+    own = {r["id"]: r["kept_mask"] for r in rows["photon"]}
+    assert by_question != own
+    like = torch.zeros(4, 4, 4)
+    assert torch.equal(noise("a", like), noise("a", like))
+    assert not torch.equal(noise("a", like), noise("b", like))
+
+
+def test_a_model_without_a_pruner_can_be_pruned_at_budgets(model, data, tmp_path):
+    """Training-free: the score is attached to a model that was never pruned."""
+    bare = PhotonModel(
+        model.backbone, None, tokenizer=model.tokenizer, preparation=model.preparation
+    ).eval()
+    names = ["photon", *budget_conditions([4], ["photon", "fastv", "uniform"])]
+    rows = evaluator(bare, data, tmp_path, layer=0.5).run(names)
+    assert {r["kept_tokens"] for r in rows["photon"]} == {TOKENS}
+    assert {r["kept_tokens"] for name in names[1:] for r in rows[name]} == {4}
+    trained = evaluator(model, data, tmp_path / "own").run(["fastv@4"])["fastv@4"]
+    assert rows["fastv@4"] == trained
+
+
+def test_names_of_conditions():
+    assert parse_condition("photon@0.1").keep == 0.1
+    assert parse_condition("fastv@1").keep == 1 and isinstance(parse_condition("fastv@1").keep, int)
+    assert parse_condition("oracle@1.0").keep == 1.0
+    assert dataclasses.astuple(parse_condition("blank_volume", 7)) == (
+        "blank_volume", "blank_volume", "photon", 7)  # fmt: skip
+    for wrong in ("photon@", "photon@0", "photon@1.5", "photon@-1", "best@0.1", "no_prunin"):
+        with pytest.raises(ValueError, match="legal"):
+            parse_condition(wrong)
+
+
+def test_random_keep_needs_the_run_that_it_imitates(model, data, tmp_path):
+    with pytest.raises(ValueError, match="run it as well"):
+        evaluator(model, data, tmp_path).run(["random_keep"])
