@@ -21,7 +21,7 @@ from photon.questions.supervision import (
     TokenStatistics,
     evidence_shares,
 )
-from photon.volume.phantom import LESION_OFFSET, ORGANS
+from photon.volume.phantom_layout import LESION_OFFSET, ORGANS
 from tasks.base import Optimizer, PhotonTask
 from tasks.callbacks import total_steps
 

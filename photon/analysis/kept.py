@@ -24,8 +24,9 @@ def draw_kept(
 ) -> Path:
     """Write the overlay of one question of a generation, and return its path.
 
-    hu [D, H, W]: the volume in the store, in HU; of several the last. labels [D, H, W]: nonzero is outlined; on the grid
-    of the model's input, as the kept tokens are (mirrored where its preparation mirrors).
+    hu [D, H, W]: the volume in the store, in HU; of several the last. labels [D, H, W]: nonzero is
+    outlined; on the grid of the model's input, as the kept tokens are (mirrored where its
+    preparation mirrors).
     """
     token = model.builder.token
     grid = [n // t for n, t in zip(hu.shape, token, strict=True)]

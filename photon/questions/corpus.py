@@ -17,7 +17,7 @@ from photon.questions.label_names import (
 )
 from photon.questions.prompts import SYSTEM
 from photon.questions.record import LETTERS, choice_text
-from photon.volume.phantom import NAMES
+from photon.volume.phantom_layout import NAMES
 
 ANSWERS = (
     *templates.YES_NO, *templates.SIDE_SETS, *templates.SIZE_CLASSES, *templates.HU_CLASSES,

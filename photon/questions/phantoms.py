@@ -1,7 +1,7 @@
 """Phantom data sets on disk: CTs, label maps, questions and reports, written in parallel.
 
 ROOT/ct/NAME.nii.gz, ROOT/labels/NAME.nii.gz, ROOT/{train,val,test}.jsonl (questions),
-ROOT/{split}_reports.jsonl (one caption per volume, for Phase 1) and ROOT/manifest.json, which is
+ROOT/{split}_reports.jsonl (captions, for Phase 1) and ROOT/manifest.json, which is
 written last: a second call with the same configuration finds it and returns at once.
 """
 
@@ -22,12 +22,12 @@ from isal import igzip
 
 from photon.errors import InputError
 from photon.questions import templates
+from photon.questions.captions import reports
 from photon.questions.from_masks import FORMS, questions_from_scene
-from photon.questions.items import Reference, hu_class, size_class
-from photon.questions.label_names import display
 from photon.questions.measure import Scene, measure
 from photon.questions.record import Record, read_records, write_records
-from photon.volume.phantom import AORTA, NAMES, ORGANS, SPINE, PhantomConfig, make_phantom
+from photon.volume.phantom import make_phantom
+from photon.volume.phantom_layout import AORTA, NAMES, ORGANS, SPINE, PhantomConfig
 
 VERSION = 3
 # Aorta and spine are context, the same in every phantom.
@@ -48,6 +48,7 @@ class PhantomDataset:
     n_test: int = 64
     seed: int = 0
     questions_per_volume: int = 24
+    reports: int = 3
     forms: tuple[str, ...] = FORMS
     subtasks: tuple[str, ...] = templates.SUBTASKS
     numeric: float = 0.15
@@ -81,28 +82,6 @@ def phantom_questions(scene: Scene, spec: PhantomDataset, **where) -> list[Recor
     )
 
 
-def describe(scene: Scene, reference: Reference) -> str:
-    """A caption: every organ's presence, size, attenuation and lesions, then the findings.
-
-    A class that the voxels leave in doubt is left out; an organ without a reference is only named.
-    """
-    parts = []
-    for name, structure in scene.structures.items():
-        if not scene.present(name):
-            parts.append(f"{display(name)}: absent.")
-            continue
-        size, hu = size_class(structure, reference), hu_class(structure, reference)
-        words = [size] if size else []
-        words += [f"{hu} attenuation"] if hu else []
-        count = len(structure.lesions)
-        if structure.lesion_ids:
-            words.append(f"{count or 'no'} {structure.lesion_word}{'s' * (count != 1)}")
-        parts.append(f"{display(name)}: {', '.join(words) or 'visible'}.")
-    for name in scene.findings:
-        parts.append(f"{display(name)}: {'yes' if scene.present(name) else 'no'}.")
-    return " ".join(parts)
-
-
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     """Array [D,H,W] to a gzipped NIfTI at isa-l level 0 (fast), whole or not at all.
 
@@ -118,8 +97,8 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_case(root: Path, spec: PhantomDataset, split: str, index: int) -> tuple[list, dict]:
-    """Write one phantom; returns its question rows and its report row."""
+def _write_case(root: Path, spec: PhantomDataset, split: str, index: int) -> tuple[list, list]:
+    """Write one phantom; returns its question rows and its report rows."""
     name = f"{split}_{index:05d}"
     ct, labels = f"ct/{name}.nii.gz", f"labels/{name}.nii.gz"
     offset = {"train": 0, "val": 10**7, "test": 2 * 10**7}[split]
@@ -131,23 +110,21 @@ def _write_case(root: Path, spec: PhantomDataset, split: str, index: int) -> tup
     scene = measure(phantom.array, phantom.labels, phantom.affine, QUESTION_NAMES)
     where = {"volume": ct, "labels_path": labels, "patient": name, "split": split}
     questions = [record.to_row() for record in phantom_questions(scene, spec, **where)]
-    request = templates.REPORT_REQUESTS[index % len(templates.REPORT_REQUESTS)]
-    report = Record(
-        id=f"{name}-report",
+    told = reports(
+        scene,
+        spec.phantom.reference(),
+        spec.reports,
+        seed=index,
+        prefix=name,
         volume=ct,
-        question=request,
-        answer=describe(scene, spec.phantom.reference()),
-        patient=name,
-        task="report",
-        subtask="report",
         labels=labels,
-        evidence=tuple(i for s in scene.structures.values() for i in s.seen),
+        patient=name,
         extra={"facts": phantom.facts, "split": split},
     )
-    return questions, report.to_row()
+    return questions, [record.to_row() for record in told]
 
 
-def _run(job: tuple) -> tuple[list, dict]:
+def _run(job: tuple) -> tuple[list, list]:
     return _write_case(*job)
 
 
@@ -188,7 +165,7 @@ def write_phantom_dataset(
     counts = {}
     for split in ("train", "val", "test"):
         mine = [r for job, r in zip(jobs, results, strict=True) if job[2] == split]
-        write_records(root / f"{split}_reports.jsonl", [report for _, report in mine])
+        write_records(root / f"{split}_reports.jsonl", [row for _, told in mine for row in told])
         rows = [row for questions, _ in mine for row in questions]
         counts[split] = {"volumes": len(mine), "questions": write_records(
             root / f"{split}.jsonl", rows)}  # fmt: skip

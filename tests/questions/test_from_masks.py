@@ -16,7 +16,8 @@ from photon.questions import templates
 from photon.questions.from_masks import generate_questions
 from photon.questions.label_names import FAMILIES, TOTALSEGMENTATOR, display, lesion_organ, plural
 from photon.questions.phantoms import CONSTANT_KINDS, QUESTION_NAMES, phantom_prevalence
-from photon.volume.phantom import PhantomConfig, make_phantom
+from photon.volume.phantom import make_phantom
+from photon.volume.phantom_layout import PhantomConfig
 
 CT = Path(__file__).resolve().parents[3] / "shared" / "data" / "ct"
 needs_ct = pytest.mark.skipif(not CT.is_dir(), reason="../shared/data/ct is absent")

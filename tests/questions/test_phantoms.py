@@ -12,7 +12,7 @@ from photon.errors import InputError
 from photon.questions import phantoms as module
 from photon.questions.label_names import display
 from photon.questions.phantoms import load_split, write_phantom_dataset
-from photon.volume.phantom import BY_NAME, PhantomConfig
+from photon.volume.phantom_layout import BY_NAME, PhantomConfig
 
 CONFIG = PhantomConfig(shape=(56, 56, 56), spacing=6.0)
 OPTIONS = {"workers": 1, "phantom": CONFIG, "questions_per_volume": 12}

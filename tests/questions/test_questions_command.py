@@ -11,7 +11,8 @@ from photon.errors import InputError
 from photon.questions import commands
 from photon.questions.phantoms import QUESTION_NAMES, write_nifti
 from photon.questions.record import read_records
-from photon.volume.phantom import NAMES, PhantomConfig, make_phantom
+from photon.volume.phantom import make_phantom
+from photon.volume.phantom_layout import NAMES, PhantomConfig
 
 CT = Path(__file__).resolve().parents[3] / "shared" / "data" / "ct"
 CONFIG = PhantomConfig(shape=(56, 56, 56), spacing=6.0)

@@ -7,7 +7,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from photon.model import tokenizer as module
 from photon.questions import corpus, templates
 from photon.questions.label_names import display, lesion_organ
-from photon.volume.phantom import NAMES
+from photon.volume.phantom_layout import NAMES
 
 
 @pytest.fixture(scope="module")

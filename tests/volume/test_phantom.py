@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from photon.volume.phantom import (
+from photon.volume.phantom import make_phantom
+from photon.volume.phantom_layout import (
     ATTENUATIONS,
     BY_NAME,
     EFFUSION,
@@ -15,7 +16,6 @@ from photon.volume.phantom import (
     ORGANS,
     SIZES,
     PhantomConfig,
-    make_phantom,
 )
 
 SEEDS = range(16)
