@@ -20,8 +20,8 @@ from typing import Literal
 
 import numpy as np
 
-MraConvention = Literal["strict", "vsi"]
-MRA_CONVENTIONS: tuple[str, ...] = ("strict", "vsi")
+MraConvention = Literal["strict", "vsi", "continuous"]
+MRA_CONVENTIONS: tuple[str, ...] = ("strict", "vsi", "continuous")
 # Literals, as 0.50 + 0.05 i drifts; VSI-Bench uses linspace, and its rounding decides ties.
 STRICT_THRESHOLDS = np.array([0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95])
 VSI_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -87,7 +87,8 @@ def mean_relative_accuracy(
     (VSI-Bench, where a negative target makes everything right; a target of 0, on which it divides
     by zero, is defined here as right only if the prediction is 0). (75, 100) gives 0.5 strict and
     0.6 in VSI's. The comparison is in floating point in both, as published: strict (95, 100) is
-    1.0, not 0.9.
+    1.0, not 0.9. `continuous`: max(0, 1 - |p - y| / |y|), no thresholds, which DeepTumorVQA v2
+    calls MRA too: 0.75 for (75, 100).
     """
     if convention not in MRA_CONVENTIONS:
         raise ValueError(f"convention={convention!r} must be one of {', '.join(MRA_CONVENTIONS)}")
@@ -100,6 +101,8 @@ def mean_relative_accuracy(
         return float(np.mean(error < 1 - STRICT_THRESHOLDS))
     if target == 0:
         return float(prediction == 0)
+    if convention == "continuous":
+        return float(max(0.0, 1 - abs(prediction - target) / abs(target)))
     return float(np.mean(abs(prediction - target) / target <= 1 - VSI_THRESHOLDS))
 
 
@@ -134,7 +137,7 @@ def bleu1(predictions: Sequence[str | None], references: Sequence[str]) -> float
     texts = [(text or "").strip() for text in predictions]
     if not any(texts):
         return 0.0
-    return _bleu_scorer().corpus_score(texts, [[r.strip() for r in references]]).score / 100
+    return bleu_scorer().corpus_score(texts, [[r.strip() for r in references]]).score / 100
 
 
 def rouge1(predictions: Sequence[str | None], references: Sequence[str]) -> float | None:
@@ -159,7 +162,8 @@ def _same_length(predictions: Sequence, references: Sequence) -> None:
 
 
 @functools.cache
-def _bleu_scorer():
+def bleu_scorer():
+    """sacrebleu's corpus BLEU-1 without smoothing."""
     from sacrebleu.metrics import BLEU  # here: half of the package's users never score free text
 
     return BLEU(max_ngram_order=1, smooth_method="none")

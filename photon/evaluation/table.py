@@ -67,7 +67,7 @@ def _subtask_table(metrics: Mapping[str, Any], conditions: Sequence[str], own: s
         row("overall accuracy", overall["n_judged"], [g["accuracy"] for g in groups], keep)
     if overall["n_numbers"]:
         row("macro MRA", overall["n_numbers"], [m["mra"] for m in macros], None)
-    return _aligned(header, body)
+    return aligned(header, body)
 
 
 def _condition_table(metrics: Mapping[str, Any], conditions: Sequence[str], own: str) -> list[str]:
@@ -86,7 +86,7 @@ def _condition_table(metrics: Mapping[str, Any], conditions: Sequence[str], own:
         cells.append("-" if kept is None else f"{kept:.1f}")
         cells.append(_percent(entry.get("coverage", {}).get("mean")))
         body.append(cells)
-    return _aligned(header, body)
+    return aligned(header, body)
 
 
 def curve_table(points: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -97,7 +97,7 @@ def curve_table(points: Sequence[Mapping[str, Any]]) -> list[str]:
         [str(budget), *(cells.get((budget, pruner), "-") for pruner in pruners)]
         for budget in dict.fromkeys(point["budget"] for point in points)
     ]
-    return _aligned(["budget", *(TITLES.get(p, p) for p in pruners)], body)
+    return aligned(["budget", *(TITLES.get(p, p) for p in pruners)], body)
 
 
 def _notes(metrics: Mapping[str, Any], conditions: Sequence[str], own: str) -> list[str]:
@@ -141,7 +141,7 @@ def _range(interval: Mapping[str, float] | None, signed: bool = False) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _aligned(header: Sequence[str], body: Sequence[Sequence[str] | None]) -> list[str]:
+def aligned(header: Sequence[str], body: Sequence[Sequence[str] | None]) -> list[str]:
     """Markdown table padded to equal columns; None is an empty row."""
     rows = [list(header), *(["" for _ in header] if row is None else list(row) for row in body)]
     # A rule needs two characters to say which way a column is aligned.
