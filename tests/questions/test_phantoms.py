@@ -12,7 +12,7 @@ from photon.errors import InputError
 from photon.questions import phantoms as module
 from photon.questions.label_names import display
 from photon.questions.phantoms import load_split, write_phantom_dataset
-from photon.volume.phantom_layout import BY_NAME, PhantomConfig
+from photon.volume.phantom_layout import BY_NAME, NAMES, PhantomConfig
 
 CONFIG = PhantomConfig(shape=(56, 56, 56), spacing=6.0)
 OPTIONS = {"workers": 1, "phantom": CONFIG, "questions_per_volume": 12}
@@ -66,7 +66,8 @@ def test_files_on_disk_answer_the_questions(root):
 
 def test_reports_state_the_facts(root):
     reports = load_split(root, "train", reports=True)
-    assert len(reports) == 6
+    assert len(reports) == 6 * 3
+    assert len({report.answer for report in reports}) == len(reports)
     for report in reports:
         parts = dict(re.findall(r"([a-z][a-z ]+): ([^.]+)\.", report.answer))
         facts = report.extra["facts"]
@@ -81,6 +82,13 @@ def test_reports_state_the_facts(root):
         for side, there in facts["effusion"].items():
             assert parts.pop(f"{side} pleural effusion") == ("yes" if there else "no")
         assert not parts
+        for start, stop, labels in report.extra["spans"]:
+            name, said = re.search(r"([a-z ]+): ([^.]*)$", report.answer[:stop]).groups()
+            assert report.answer[start:stop] == said and report.answer[stop] == "."
+            seen = {i for i in labels if i < 19}
+            organ = "lung" if "effusion" in name else name.strip()
+            assert all(organ in display(NAMES[i - 10 * (i > 10)]) for i in seen)
+            assert bool(labels) == (said != "absent")
 
 
 def test_second_call_touches_nothing(root, monkeypatch):
