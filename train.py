@@ -53,7 +53,7 @@ def fit(config: dict, phase: str, model: PhotonModel, data: QuestionData, folder
     if options["max_steps"] > 0:
         options["max_steps"] = max(1, round(options["max_steps"] * config["phases"][phase]))
         options["log_every_n_steps"] = min(options["log_every_n_steps"], options["max_steps"])
-    callbacks = [instantiate(c, f"callbacks.{k}") for k, c in config["callbacks"].items()]
+    callbacks = [instantiate(c, f"callbacks.{k}") for k, c in config["callbacks"].items() if c]
     if options.get("enable_progress_bar", True):
         callbacks.append(StepProgress(f"phase {phase}"))
     loggers = [instantiate(c, f"logger.{k}", folder=folder) for k, c in config["logger"].items()]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from photon.packing import Segments
 from photon.pruning.base import Keep, PruneContext, Selection
 from photon.pruning.retention import (
     budget_counts,
@@ -41,6 +42,7 @@ class PhotonPruner(nn.Module):
         theta_noise: relative uniform noise on theta at inference (Table 8: 0.1).
         readmit: probability with which a dropped token is kept while training, so that it
             receives a gradient at all (not in paper: dropped tokens have eta = 0).
+        theta: a constant threshold in [0, 1) in place of the learned one, or None.
         keep: a fixed budget (share or count) in place of the learned threshold, or None.
         hidden: width of the threshold predictor (released code: an eighth of the model's).
         direction, statistics, recentre, beta, eps_std, eps_sat, s_min, s_max, clip: see
@@ -57,6 +59,7 @@ class PhotonPruner(nn.Module):
         theta_scale: float = 1.0,
         theta_noise: float = 0.0,
         readmit: float = 0.0,
+        theta: float | None = None,
         keep: float | int | None = None,
         hidden: int = 256,
         direction: Direction = "taylor",
@@ -77,6 +80,8 @@ class PhotonPruner(nn.Module):
         for name, value in (("readmit", readmit), ("theta_noise", theta_noise)):
             if not 0 <= value < 1:
                 raise ValueError(f"pruner.{name}={value}: legal values lie in [0, 1)")
+        if theta is not None and not 0 <= theta < 1:
+            raise ValueError(f"pruner.theta={theta}: legal values lie in [0, 1)")
         self.layer = layer
         self.tau = tau
         self.self_affinity = self_affinity
@@ -84,6 +89,7 @@ class PhotonPruner(nn.Module):
         self.score_rope = score_rope
         self.theta_noise = theta_noise
         self.readmit = readmit
+        self.theta = theta
         self.keep = keep
         self.surrogate = SurrogateConfig(
             direction, statistics, recentre, beta, eps_std, eps_sat, s_min, s_max, clip
@@ -113,7 +119,7 @@ class PhotonPruner(nn.Module):
         rho = min_max(u, pairs)
         keep = self.keep if keep is None else keep
         if keep is None:
-            theta = self.predictor(threshold_features(u, rho, pairs))
+            theta = self.threshold(u, rho, pairs)
             if not context.training and self.theta_noise:
                 theta = theta * self._noise(theta, generator)
             prob = retention_probability(rho, theta, self.tau, pairs)
@@ -131,6 +137,12 @@ class PhotonPruner(nn.Module):
             warnings.warn("a question without instruction tokens keeps all of them", stacklevel=2)
         mask = mask | pairs.expand(empty)
         return Selection(mask, pairs, scores=rho, prob=prob, theta=theta)
+
+    def threshold(self, u: Tensor, rho: Tensor, pairs: Segments) -> Tensor:
+        """theta (Q,) of raw saliency u and saliency rho (J,) (Eq. 6, 7), or the constant one."""
+        if self.theta is not None:
+            return torch.full((len(pairs),), self.theta, dtype=rho.dtype, device=rho.device)
+        return self.predictor(threshold_features(u, rho, pairs))
 
     def saliency(self, context: PruneContext) -> Tensor:
         """Raw saliency u of every (question, visual token) pair, (J,) (Eq. 5)."""
