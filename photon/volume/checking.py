@@ -3,7 +3,8 @@
 import json
 import sys
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,19 +15,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from photon.errors import InputError
+from photon.volume.declared import ScanHeader, read_declared
 from photon.volume.entries import write_atomically
 from photon.volume.geometry import same_grid
+from photon.volume.plausible import implausible
 from photon.volume.pool import WorkerDied, run_cases, worker_count
 from photon.volume.reader import read_labels, read_volume
 
 _SHOWN = 50
+ScanCase = tuple[str, list[str], ScanHeader | None]  # scan, label maps, declared header
 
 
 @dataclass
 class Report:
     """Findings of a check. An item is {"kind", "where", "message"}."""
 
-    files: dict[str, int] = field(default_factory=dict)  # file -> valid records
+    files: dict[str, int] = field(default_factory=dict)  # file or split -> valid records
+    expected: dict[str, int] = field(default_factory=dict)  # split -> published rows
     volumes: int = 0
     errors: list[dict[str, str]] = field(default_factory=list)
     warnings: list[dict[str, str]] = field(default_factory=list)
@@ -58,9 +63,7 @@ def check_dataset(
     """
     from photon.questions.record import read_records
 
-    report = Report()
-    pairs: dict[tuple[str, str | None], None] = {}
-    seen: dict[str, dict[str, set[str]]] = {key: defaultdict(set) for key in _UNIQUE}
+    report, parts = Report(), []
     for file in files:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -75,20 +78,54 @@ def check_dataset(
             report.error("record", file, problem)
         if not records:
             report.error("file", file, f"{file}: holds no valid record.")
-        report.files[file] = len(records)
         folder = Path(root) if root is not None else Path(file).parent
-        for record in records:
-            _check_record(report, file, record)
-            for volume, labels in zip(record.volumes, record.label_maps, strict=True):
-                pairs[str(folder / volume), str(folder / labels) if labels else None] = None
-                seen["volume"][str(folder / volume)].add(file)
-            seen["id"][record.id].add(file)
-            if record.patient is not None:
-                seen["patient"][record.patient].add(file)
-    _check_overlap(report, seen, splits)
+        if root is not None:
+            records = [r for r in records if _stays_inside(report, file, r)]
+        parts.append(Part(file, records, folder))
+    scans = check_parts(report, parts, splits)
     if volumes:
-        _check_volumes(report, list(pairs), modality, assume_orientation, workers)
+        check_volumes(report, scans, modality, assume_orientation, workers)
     return report
+
+
+@dataclass
+class Part:
+    """Records of one split; `name` is its file or its benchmark and split."""
+
+    name: str
+    records: list[Any]
+    folder: Path
+
+
+def check_parts(report: Report, parts: list[Part], splits: bool = True) -> dict[str, list[str]]:
+    """Check the text of all records and what parts share; the scans with their label maps."""
+    scans: dict[str, list[str]] = defaultdict(list)
+    seen: dict[str, dict[str, set[str]]] = {key: defaultdict(set) for key in _UNIQUE}
+    for part in parts:
+        report.files[part.name] = report.files.get(part.name, 0) + len(part.records)
+        for record in part.records:
+            _check_record(report, part.name, record)
+            for volume, labels in zip(record.volumes, record.label_maps, strict=True):
+                path = str(part.folder / volume)
+                seen["volume"][path].add(part.name)
+                maps = scans[path]
+                if labels and str(part.folder / labels) not in maps:
+                    maps.append(str(part.folder / labels))
+            seen["id"][record.id].add(part.name)
+            if record.patient is not None:
+                seen["patient"][record.patient].add(part.name)
+    _check_overlap(report, seen, splits)
+    return scans
+
+
+def _stays_inside(report: Report, file: str, record: Any) -> bool:
+    """Whether all paths of a record stay below the root that was given."""
+    names = [*record.volumes, *(path for path in record.label_maps if path)]
+    out = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if out:
+        message = f"{out[0]} leads out of the root. Write paths relative to it, without '..'."
+        report.error("path", f"{file}: record {record.id}", message)
+    return not out
 
 
 _UNIQUE = {
@@ -125,22 +162,22 @@ def _check_overlap(report: Report, seen: dict[str, dict[str, set[str]]], splits:
             report.error("overlap", f"{kind} {name}", message)
 
 
-def _check_volumes(
+def check_volumes(
     report: Report,
-    pairs: list[tuple[str, str | None]],
-    modality: str,
-    assume_orientation: str | None,
-    workers: int | None,
+    scans: Mapping[str, list[str]],
+    modality: str = "ct",
+    assume_orientation: str | None = None,
+    workers: int | None = None,
+    headers: Mapping[str, ScanHeader] | None = None,
 ) -> None:
-    scans: dict[str, list[str]] = defaultdict(list)
-    for volume, labels in pairs:
-        scans[volume] += [labels] if labels is not None else []
+    """Read every scan with its label maps; `headers`: those declared for blank ones."""
     report.volumes = len(scans)
+    cases = [(scan, maps, (headers or {}).get(scan)) for scan, maps in scans.items()]
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not scans) as progress:
         bar = progress.add_task("", total=len(scans))
 
-        def done(case: tuple[str, list[str]], result: Any) -> None:
+        def done(case: ScanCase, result: Any) -> None:
             if isinstance(result, WorkerDied):
                 report.error("volume", case[0], f"{case[0]}: {result}")
             else:
@@ -151,21 +188,22 @@ def _check_volumes(
             progress.advance(bar)
 
         work = partial(check_volume, modality=modality, assume_orientation=assume_orientation)
-        run_cases(work, list(scans.items()), worker_count(workers, len(scans)), done)
+        run_cases(work, cases, worker_count(workers, len(scans)), done)
     report.errors.sort(key=lambda item: item["kind"] in ("volume", "hu", "labels"))
 
 
-def check_volume(
-    case: tuple[str, list[str]], modality: str, assume_orientation: str | None
-) -> dict[str, list]:
+def check_volume(case: ScanCase, modality: str, assume_orientation: str | None) -> dict[str, list]:
     """Read a scan and its label maps; {"errors": [(kind, where, message)], "warnings": [...]}."""
-    source, label_maps = case
+    source, label_maps, header = case
     errors: list[tuple[str, str, str]] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         volume = None
         try:
-            volume = read_volume(source, assume_orientation=assume_orientation)
+            if header is not None:
+                volume = read_declared(source, header)
+            else:
+                volume = read_volume(source, assume_orientation=assume_orientation)
         except InputError as error:
             errors.append(("volume", source, str(error)))
         if volume is not None and (problem := implausible(volume.array, modality)):
@@ -189,33 +227,13 @@ def check_volume(
     return {"errors": errors, "warnings": [str(item.message) for item in caught]}
 
 
-def implausible(array: np.ndarray, modality: str = "ct") -> str | None:
-    """What about the values [D, H, W] of a CT does not look like HU; None where all is well."""
-    sample = array[:: max(1, array.shape[0] // 64), ::4, ::4] if array.size > 10**6 else array
-    low, high = float(sample.min()), float(sample.max())
-    if low == high:
-        return f"all voxels are {low:g}. Export the scan again."
-    if modality != "ct":
-        return None
-    if high - low < 16:
-        return f"values run from {low:g} to {high:g} and are not HU. Take the original scan."
-    if low >= 0:
-        return (
-            f"no value is below 0 (lowest {low:g}): the rescale intercept (often -1024) is "
-            "missing. Apply it, or use --modality mr if this is not a CT."
-        )
-    tissue = np.count_nonzero((sample > -200) & (sample < 300)) / sample.size
-    if tissue < 0.01:
-        return (
-            f"only {100 * tissue:.2f} % of voxels lie in -200..300 HU, where soft tissue is. "
-            "The rescale was applied twice or not at all; export the scan again."
-        )
-    return None
-
-
 def write_report(report: Report, path: str | Path) -> None:
     """All findings as JSON, written whole or not at all."""
-    text = json.dumps(asdict(report) | {"ok": not report.errors}, indent=1) + "\n"
+    counts = {
+        "error_counts": Counter(item["kind"] for item in report.errors),
+        "warning_counts": Counter(item["kind"] for item in report.warnings),
+    }
+    text = json.dumps(asdict(report) | counts | {"ok": not report.errors}, indent=1) + "\n"
     write_atomically(Path(path), lambda stream: stream.write(text.encode()))
 
 

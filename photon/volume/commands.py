@@ -1,6 +1,10 @@
 """The commands `prepare` and `check`; what they do is in `preparing` and `checking`."""
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from photon.questions.benchmarks.base import Reader
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -14,14 +18,17 @@ def _add_prepare(subparsers: argparse._SubParsersAction) -> None:
         "prepare",
         help="fill the store with prepared volumes",
         description="Prepare volumes for training and inference. What is done is skipped; a scan "
-        "that cannot be read is reported, listed in STORE/bad_cases.jsonl and skipped.",
+        "that cannot be read is reported, listed in STORE/bad_cases.jsonl and skipped. "
+        "dataset=NAME KEY=VALUE ... prepares a published benchmark (docs/benchmarks.md).",
     )
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="a .nii or .nii.gz file, a DICOM folder, a folder to search, or a .jsonl of questions",
+        help="a .nii or .nii.gz file, a DICOM folder, a folder to search, a .jsonl of questions, "
+        "or dataset=NAME and settings of its reader",
     )
+    parser.add_argument("--split", action="append", help="of a benchmark (default: all; repeat)")
     parser.add_argument("--store", default="outputs/data/store", help="default: %(default)s")
     parser.add_argument("--root", help="folder of the paths in .jsonl files (default: their own)")
     parser.add_argument("--preset", default="paper", help="paper, official or tiny (default paper)")
@@ -48,7 +55,13 @@ def _add_check(subparsers: argparse._SubParsersAction) -> None:
         "overlap between the files, readable volumes, plausible HU, label maps on the scan's grid. "
         "Exit code 1 if there is any error.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help=".jsonl; one file is one split")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=".jsonl, one file is one split; or dataset=NAME and settings of its reader",
+    )
+    parser.add_argument("--split", action="append", help="of a benchmark (default: all; repeat)")
     parser.add_argument("--root", help="folder of the paths in the files (default: their own)")
     parser.add_argument("--report", metavar="JSON", help="write all findings here")
     parser.add_argument("--modality", choices=("ct", "mr"), default="ct", help="mr: values not HU")
@@ -76,7 +89,13 @@ def run_prepare(args: argparse.Namespace) -> int:
     if args.assume_orientation is not None:
         changes["assume_orientation"] = args.assume_orientation
     preparation = Preparation.preset(args.preset, **changes)
-    outcome = preparing.prepare_all(args.inputs, args.store, preparation, args.root, args.workers)
+    if (reader := _reader(args.inputs, args.root)) is not None:
+        from photon.questions.benchmarks.using import prepare_benchmark
+
+        outcome = prepare_benchmark(reader, args.store, preparation, args.split, args.workers)
+    else:
+        inputs, workers = args.inputs, args.workers
+        outcome = preparing.prepare_all(inputs, args.store, preparation, args.root, workers)
     bad = len(outcome.bad)
     return int(bad > 0 and (args.strict or bad == outcome.cases))
 
@@ -85,15 +104,34 @@ def run_check(args: argparse.Namespace) -> int:
     """Exit code 1 if there is any error."""
     from photon.volume import checking
 
-    report = checking.check_dataset(
-        args.files,
-        root=args.root,
-        modality=args.modality,
-        splits=not args.same_split,
-        volumes=not args.no_volumes,
-        assume_orientation=args.assume_orientation,
-        workers=args.workers,
-    )
+    if (reader := _reader(args.files, args.root)) is not None:
+        from photon.questions.benchmarks.using import check_benchmark
+
+        report = check_benchmark(reader, args.split, not args.no_volumes, args.workers)
+    else:
+        report = checking.check_dataset(
+            args.files,
+            root=args.root,
+            modality=args.modality,
+            splits=not args.same_split,
+            volumes=not args.no_volumes,
+            assume_orientation=args.assume_orientation,
+            workers=args.workers,
+        )
     if args.report:
         checking.write_report(report, args.report)
     return checking.print_report(report)
+
+
+def _reader(words: list[str], root: str | None) -> "Reader | None":
+    """The benchmark reader of "dataset=NAME KEY=VALUE ...", or None where files are named."""
+    from photon.errors import InputError
+
+    if not any(word.startswith("dataset=") for word in words):
+        return None
+    if wrong := [word for word in words if "=" not in word]:
+        raise InputError(f"{wrong[0]}: beside dataset=NAME write settings as KEY=VALUE")
+    settings = dict(word.split("=", 1) for word in words)
+    from photon.questions.benchmarks.registry import build_reader
+
+    return build_reader(settings if root is None else {"root": root, **settings})

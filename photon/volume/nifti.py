@@ -8,6 +8,7 @@ readers stop at the last voxel, and some return a truncated file without a word.
 import hashlib
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -251,7 +252,9 @@ def _affine(path: Path, header: nib.Nifti1Header, assume_orientation: str | None
             except (ValueError, nib.spatialimages.HeaderDataError):
                 affine = np.full((4, 4), np.nan)
         elif assume_orientation is not None:
-            affine, name = _assumed(pixdim, header, assume_orientation), "assumed orientation"
+            shape = tuple(int(n) for n in header["dim"][1:4])
+            affine = assumed_affine(pixdim, shape, assume_orientation)
+            name = "assumed orientation"
         else:
             raise InputError(
                 f"{path}: says nothing about its orientation (no sform, no qform). State it: "
@@ -282,14 +285,14 @@ def checked_affine(path: Path, affine: np.ndarray, name: str) -> np.ndarray:
     return affine
 
 
-def _assumed(pixdim: np.ndarray, header: nib.Nifti1Header, orientation: str) -> np.ndarray:
-    """Axis-aligned affine with the volume's centre at the origin."""
+def assumed_affine(spacing: Sequence[float], shape: Sequence[int], orientation: str) -> np.ndarray:
+    """Affine of axes (i, j, k) that come from `orientation`, with the centre at the origin."""
     from nibabel.orientations import axcodes2ornt
 
     opposite = dict(zip("RLAPIS", "LRPASI", strict=True))
     target = axcodes2ornt([opposite[letter] for letter in orientation.upper()])
     affine = np.eye(4)
     affine[:3, :3] = 0
-    affine[target[:, 0].astype(int), [0, 1, 2]] = target[:, 1] * pixdim
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(header["dim"][1:4]) - 1) / 2)
+    affine[target[:, 0].astype(int), [0, 1, 2]] = target[:, 1] * np.array(spacing)
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine

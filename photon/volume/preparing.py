@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from photon.errors import InputError
+from photon.volume.declared import ScanHeader
 from photon.volume.dicom import is_dicom, slice_files
 from photon.volume.entries import StoreError, write_atomically
 from photon.volume.geometry import Preparation
@@ -25,10 +26,11 @@ _BYTES_A_PROCESS = 64 << 20  # some seconds of reading and resampling
 
 @dataclass(frozen=True)
 class Case:
-    """One scan, perhaps with its label map."""
+    """One scan, perhaps with its label map, and with a header where its own is blank."""
 
     source: str
     labels: str | None = None
+    header: ScanHeader | None = None
 
 
 @dataclass
@@ -53,9 +55,19 @@ def prepare_all(
     Raises:
         InputError: an input does not exist or names no scan, or the disk has no room.
     """
-    store = VolumeStore(store_root, preparation)
-    cases = collect_cases(inputs, root)
-    todo = [case for case in cases if not store.is_known(case.source, case.labels)]
+    return prepare_cases(collect_cases(inputs, root), store_root, preparation, workers)
+
+
+def prepare_cases(
+    cases: list[Case],
+    store_root: str | Path,
+    preparation: Preparation,
+    workers: int | None = None,
+    check_hu: bool = False,
+) -> Outcome:
+    """`prepare_all` for scans that are known; `check_hu` as for `VolumeStore`."""
+    store = VolumeStore(store_root, preparation, check_hu)
+    todo = [case for case in cases if not is_prepared(store, case)]
     outcome = Outcome(cases=len(cases), skipped=len(cases) - len(todo))
     _check_room(store, todo)
     bad_file = _BadCases(store, cases)
@@ -80,6 +92,12 @@ def prepare_all(
         run_cases(partial(_prepare_case, store), todo, workers, done)
     print(_summary(outcome, store), file=sys.stdout)
     return outcome
+
+
+def is_prepared(store: VolumeStore, case: Case) -> bool:
+    """Whether the store holds a case, read with the header that is declared for it now."""
+    known = store.is_known(case.source, case.labels)
+    return known and store.declared(case.source) == case.header
 
 
 def collect_cases(inputs: list[str], root: str | Path | None = None) -> list[Case]:
@@ -125,6 +143,7 @@ def _prepare_case(store: VolumeStore, case: Case) -> tuple[str | None, list[str]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
+            store.declare(case.source, case.header)
             store.prepare(case.source, case.labels)
             error = None
         except StoreError:

@@ -6,8 +6,10 @@ Layout under the store's root:
     <fingerprint[:12]>/<key>.json   sidecar, written last: an entry without one does not exist
     <fingerprint[:12]>/locks/       one empty file per entry, locked while it is being made
     index/                          (path, size, mtime) -> SHA-256, so that scans are hashed once
+    declared/                       path -> header from a data set's metadata (see `declared`)
 
-The key is a hash of the source's bytes and of the preparation with its code version. Files appear
+The key is a hash of the source's bytes, of the preparation with its code version, and of the
+declared header where there is one. Files appear
 under their name only when complete (temporary name, fsync, rename), and each is checked against
 its CRC on the first read in a process; a damaged one is deleted and made again.
 """
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from photon.errors import InputError
+from photon.volume.declared import ScanHeader, read_declared
 from photon.volume.entries import (
     Entry,
     StoreError,
@@ -33,6 +36,7 @@ from photon.volume.entries import (
     write_entry,
 )
 from photon.volume.geometry import Preparation, prepare_labels, prepare_volume, same_grid
+from photon.volume.plausible import implausible
 from photon.volume.reader import hash_source, read_labels, read_volume
 from photon.volume.types import Volume
 
@@ -41,11 +45,16 @@ _unwritten: dict[Path, dict[str, str]] = {}  # index entries of this process tha
 
 
 class VolumeStore:
-    """Prepared volumes of one `Preparation` under `root`. Cheap to make and to pickle."""
+    """Prepared volumes of one `Preparation` under `root`. Cheap to make and to pickle.
 
-    def __init__(self, root: Source, preparation: Preparation) -> None:
+    check_hu: refuse to prepare a scan whose values cannot be HU; a scan with a declared header is
+    always checked.
+    """
+
+    def __init__(self, root: Source, preparation: Preparation, check_hu: bool = False) -> None:
         self.root = Path(root)
         self.preparation = preparation
+        self.check_hu = check_hu
         self.folder = self.root / preparation.store_fingerprint()[:12]
 
     def prepare(self, source: Source, labels: Source | None = None) -> str:
@@ -59,6 +68,23 @@ class VolumeStore:
         if labels is not None:
             self.load_labels(labels, like=source)
         return key
+
+    def declare(self, source: Source, header: ScanHeader | None) -> None:
+        """Say what a data set's metadata knows of a scan with a blank header; None takes it back.
+
+        All further reading of that path through this store uses it.
+        """
+        file = self._path_file("declared", source)
+        if header is None:
+            file.unlink(missing_ok=True)
+        elif header != self.declared(source):
+            text = json.dumps({"path": os.path.abspath(source), "header": header.to_dict()})
+            write_atomically(file, lambda stream: stream.write(text.encode()))
+
+    def declared(self, source: Source) -> ScanHeader | None:
+        """The header declared for a scan, if any."""
+        known = read_json(self._path_file("declared", source)).get("header")
+        return None if known is None else ScanHeader(**known)
 
     def has(self, source: Source) -> bool:
         """Whether the scan is prepared (its checksum is looked at when it is read)."""
@@ -111,10 +137,15 @@ class VolumeStore:
         return self._entry(self._volume_key(source), lambda: self._make_volume(source))
 
     def _volume_key(self, source: Source) -> str:
-        return self._key("volume", self._sha256(source))
+        return self._key("volume", *self._content(source))
 
     def _labels_key(self, labels: Source, like: Source) -> str:
-        return self._key("labels", self._sha256(labels), self._sha256(like))
+        return self._key("labels", self._sha256(labels), *self._content(like))
+
+    def _content(self, source: Source) -> list[str]:
+        """What decides the voxels of a scan: its bytes, and its header where one is declared."""
+        header = self.declared(source)
+        return [self._sha256(source), *([str(header)] if header else [])]
 
     def _key(self, *parts: str) -> str:
         text = ":".join([*parts, self.preparation.store_fingerprint()])
@@ -122,8 +153,14 @@ class VolumeStore:
 
     def _make_volume(self, source: Source) -> tuple[np.ndarray, dict[str, Any]]:
         preparation = self.preparation
-        volume = read_volume(source, preparation.nan, preparation.assume_orientation)
+        header = self.declared(source)
+        if header is not None:
+            volume = read_declared(source, header, preparation.nan)
+        else:
+            volume = read_volume(source, preparation.nan, preparation.assume_orientation)
         _check_whole_numbers(volume)
+        if (header or self.check_hu) and (problem := implausible(volume.array)):
+            raise InputError(f"{source}: {problem}")
         self._check_unchanged(source, volume)
         prepared = prepare_volume(volume, preparation)
         return prepared.array, _sidecar("volume", volume, prepared)
@@ -186,8 +223,11 @@ class VolumeStore:
         return record, sha256 if known == record else None
 
     def _index_file(self, source: Source) -> Path:
+        return self._path_file("index", source)
+
+    def _path_file(self, folder: str, source: Source) -> Path:
         path = os.path.abspath(source).encode("utf-8", "surrogateescape")
-        return self.root / "index" / f"{hashlib.sha256(path).hexdigest()[:40]}.json"
+        return self.root / folder / f"{hashlib.sha256(path).hexdigest()[:40]}.json"
 
 
 def scaled(hu: np.ndarray, low: int, high: int, flip_x: bool = False) -> np.ndarray:

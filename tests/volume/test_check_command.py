@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from photon.cli import main
-from photon.volume.checking import implausible
+from photon.volume.plausible import implausible
 
 
 def tissue(seed: int = 0, shape=(16, 16, 16)) -> np.ndarray:

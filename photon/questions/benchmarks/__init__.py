@@ -1,0 +1,1 @@
+"""Readers of the published benchmarks, one file each; `registry` names them."""

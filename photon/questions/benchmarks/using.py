@@ -1,0 +1,161 @@
+"""What `prepare` and `check` do with a benchmark: its cases, its report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from photon.errors import InputError
+from photon.questions.benchmarks.base import BadRow, Finding, Kind, Reader, Reading
+from photon.volume.checking import Part, Report, check_parts, check_volumes
+from photon.volume.entries import write_atomically
+from photon.volume.preparation import Preparation
+from photon.volume.preparing import Case, Outcome, prepare_cases
+
+BAD_ROWS = "bad_rows.jsonl"
+
+
+def cases_of(reader: Reader, reading: Reading) -> list[Case]:
+    """The scans of a reading, each once, with their declared headers.
+
+    Records whose scan the metadata does not know are left out, each as a problem.
+    """
+    root = Path(reader.root)
+    cases: dict[tuple[str, str | None], Case] = {}
+    unknown: dict[str, BadRow] = {}
+    for record in reading.records:
+        for volume, labels in zip(record.volumes, record.label_maps, strict=True):
+            if (volume, labels) in cases or volume in unknown:
+                continue
+            try:
+                header = reader.header(volume)
+            except BadRow as error:
+                unknown[volume] = error
+                continue
+            path = str(root / labels) if labels else None
+            cases[volume, labels] = Case(str(root / volume), path, header)
+    kept = []
+    for record in reading.records:
+        errors = [unknown[volume] for volume in record.volumes if volume in unknown]
+        if errors:
+            reading.problem(errors[0].kind, reading.places[record.id], str(errors[0]))
+        else:
+            kept.append(record)
+    reading.records = kept
+    return list(cases.values())
+
+
+def read_all(
+    reader: Reader, splits: Sequence[str] | None = None
+) -> Iterator[tuple[str, Kind, Reading]]:
+    """Every split and kind whose files are there. Raises InputError where none is.
+
+    A split that was asked for by name must be there.
+    """
+    found, last = False, None
+    for split in splits or reader.facts.splits:
+        for kind in reader.facts.kinds:
+            if reader.facts.kinds != ("questions", "reports") and kind != reader.facts.kinds[0]:
+                continue  # reports that serve as questions too are read once
+            try:
+                reading = reader.read(split, kind)
+            except InputError as error:
+                last = error
+                continue
+            found = True
+            yield split, kind, reading
+    if not found:
+        raise last or InputError(f"{reader.facts.name}: no split was asked for")
+
+
+def prepare_benchmark(
+    reader: Reader,
+    store_root: str | Path,
+    preparation: Preparation,
+    splits: Sequence[str] | None = None,
+    workers: int | None = None,
+) -> Outcome:
+    """Prepare all volumes of a benchmark; rows that cannot be used go to STORE/bad_rows.jsonl.
+
+    Raises:
+        InputError: no file or no volume is there, the benchmark has no volumes, or the disk is
+            too small.
+    """
+    reader.require_volumes()
+    cases: dict[tuple[str, str | None], Case] = {}
+    bad: list[Finding] = []
+    for split, kind, reading in read_all(reader, splits):
+        reading.require(Path(reader.root))
+        for case in cases_of(reader, reading):
+            cases[case.source, case.labels] = case
+        bad += reading.problems
+        print(f"{reader.facts.name} {split} {kind}: {describe(reading)}", file=sys.stderr)
+    file = write_findings(Path(store_root) / BAD_ROWS, bad)
+    if bad:
+        print(f"rows left out are listed in {file}", file=sys.stderr)
+    if not cases:
+        raise InputError(
+            f"no volume of {reader.facts.name} is under {reader.root} ({reader.facts.layout}); "
+            "set root and the folders as KEY=VALUE"
+        )
+    return prepare_cases(list(cases.values()), store_root, preparation, workers, check_hu=True)
+
+
+def check_benchmark(
+    reader: Reader,
+    splits: Sequence[str] | None = None,
+    volumes: bool = True,
+    workers: int | None = None,
+) -> Report:
+    """Counts, rows, ids, patient overlap between splits, missing volumes and HU, in one report."""
+    report, parts, headers = Report(), [], {}
+    for split, kind, reading in read_all(reader, splits):
+        name = f"{reader.facts.name} {split}"
+        _check_count(report, f"{name} {kind}", reading, reader.expected(split, kind))
+        if volumes:
+            reading.require(Path(reader.root))
+            headers.update({c.source: c.header for c in cases_of(reader, reading) if c.header})
+        for item in reading.problems:
+            report.error(item.kind, item.where, item.message)
+        for item in reading.notes:
+            report.warning(item.kind, item.where, item.message)
+        parts.append(Part(name, reading.records, Path(reader.root)))
+    scans = check_parts(report, parts)
+    if volumes and reader.facts.media == "volume":
+        check_volumes(report, scans, workers=workers, headers=headers)
+    return report
+
+
+def _check_count(report: Report, name: str, reading: Reading, expected: int | None) -> None:
+    if expected is None:
+        return
+    report.expected[name] = expected
+    rows = len(reading.records) + len(reading.problems)
+    if rows != expected:
+        message = f"has {rows} rows where {expected} are published. Fetch what is missing."
+        report.error("count", name, message)
+
+
+def describe(reading: Reading) -> str:
+    """One line: records, files, and what was left out or noted, by kind."""
+    text = f"{len(reading.records)} records of {len(reading.files)} files"
+    for what, findings in (("left out", reading.problems), ("noted", reading.notes)):
+        if findings:
+            kinds = ", ".join(
+                f"{n} {kind}" for kind, n in Counter(f.kind for f in findings).items()
+            )
+            text += f"; {what}: {kinds} (first: {findings[0]})"
+    return text
+
+
+def write_findings(path: Path, findings: Sequence[Finding]) -> Path:
+    """One JSON line each; no file where there is nothing to say."""
+    if not findings:
+        path.unlink(missing_ok=True)
+        return path
+    lines = "".join(json.dumps(vars(f), ensure_ascii=False) + "\n" for f in findings)
+    write_atomically(path, lambda stream: stream.write(lines.encode()))
+    return path

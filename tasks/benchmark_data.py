@@ -1,0 +1,96 @@
+"""A published benchmark as a data module: its records come from a reader, not from JSONL files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+from photon.errors import InputError
+from photon.evaluation.report import file_hash
+from photon.questions.benchmarks.base import Reader, Reading
+from photon.questions.benchmarks.using import cases_of, describe
+from photon.questions.record import Record
+from photon.volume.preparing import Case, is_prepared, prepare_cases
+from tasks.datamodule import Kind, QuestionData
+from tasks.progress import say
+
+
+class BenchmarkData(QuestionData):
+    """Records of `reader` (docs/benchmarks.md); bad rows are counted, named and left out.
+
+    Args:
+        reader: which benchmark, with its folders and its prompt.
+        store, seed, volumes_per_batch, questions_per_volume, workers: see `QuestionData`.
+        check_hu: refuse to prepare a scan whose values cannot be HU.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        store: str | Path = "outputs/data/store",
+        seed: int = 7,
+        volumes_per_batch: int = 1,
+        questions_per_volume: int = 16,
+        workers: int = 0,
+        check_hu: bool = True,
+    ):
+        super().__init__(reader.root, store, seed, volumes_per_batch, questions_per_volume, workers)
+        self.reader = reader
+        self.check_hu = check_hu
+        self._readings: dict[tuple[str, Kind], Reading] = {}
+        self._prepared: set[tuple[str, Kind]] = set()
+
+    def reading(self, split: str, kind: Kind = "questions") -> Reading:
+        """What the reader gives for a split, read once. Raises InputError when no row is good."""
+        if (split, kind) not in self._readings:
+            reading = self.reader.read(split, kind)
+            name = f"{self.reader.facts.name} {split} {kind}"
+            if not reading.records:
+                first = reading.problems[0] if reading.problems else "its files hold no row"
+                raise InputError(f"{name}: no usable row ({first})")
+            say(name, describe(reading))
+            self._readings[split, kind] = reading
+        return self._readings[split, kind]
+
+    def check(self, split: str) -> None:
+        self.reader.require_volumes()
+        self.reading(split)
+
+    def records(self, split: str, kind: Kind = "questions") -> list[Record]:
+        return self.reading(split, kind).records
+
+    def data_hash(self, split: str) -> str:
+        """SHA-256 of the split's files and of what turns them into records."""
+        files = {str(path): file_hash(path) for path in self.reading(split).files}
+        text = json.dumps([self.reader.settings(), sorted(files.values())], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def prepare_volumes(self, split: str, kind: Kind = "questions") -> list[Record]:
+        self.reader.require_volumes()
+        reading = self.reading(split, kind)
+        if (split, kind) not in self._prepared:
+            self._prepared.add((split, kind))
+            before = len(reading.problems)
+            reading.require(self.root)
+            cases = cases_of(self.reader, reading)
+            if len(reading.problems) > before:
+                first, count = reading.problems[before], len(reading.problems) - before
+                say(self.reader.facts.name, f"{count} more rows left out (first: {first})")
+            if not all(is_prepared(self.store, case) for case in cases):
+                preparation = self.model.preparation
+                prepare_cases(cases, self.store_root, preparation, check_hu=self.check_hu)
+        return self.readable(reading.records)
+
+    def _ready(self, records: list[Record]) -> list[Record]:
+        """The records whose volumes are in the store, read with their declared header."""
+        store, root = self.store, self.root
+
+        @cache
+        def ready(volume: str, labels: str | None) -> bool:
+            maps = str(root / labels) if labels else None
+            case = Case(str(root / volume), maps, self.reader.header(volume))
+            return is_prepared(store, case)
+
+        return [r for r in records if all(map(ready, r.volumes, r.label_maps))]
