@@ -18,21 +18,19 @@ from photon.volume.phantom_layout import (
     ATTENUATIONS,
     BY_NAME,
     EFFUSION,
-    GRID,
     LESION_OFFSET,
     NAMES,
-    ORGANS,
     SIZES,
     VERSION,
-    Organ,
     PhantomConfig,
 )
-from photon.volume.phantom_paint import Canvas, Ellipsoid, noise, paint_effusion, paint_torso
+from photon.volume.phantom_paint import Canvas, noise, paint_effusion, paint_torso
+from photon.volume.phantom_plan import OrganPlan, Plan, draw_patient, draw_plan
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """array int16 HU [D,H,W], labels uint8 [D,H,W], affine 4x4 ((w,h,d,1) to RAS+ mm).
+    """array int16 HU [D,H,W], labels uint8 [D,H,W], affine 4x4 ((w,h,d,1) to RAS+ mm), all LPS.
 
     `facts`: {"seed", "organs": {name: {present, size, attenuation, volume_ml, mean_hu, lesions:
     [{radius_mm, hu, denser}]}}, "effusion": {"right", "left"}}; volumes include the lesions,
@@ -46,64 +44,67 @@ class Phantom:
     names: dict[int, str] = field(default_factory=lambda: dict(NAMES))
 
 
-def _lesion_shapes(
-    rng: np.random.Generator, organ: Ellipsoid, count: int, config: PhantomConfig, keep_high: bool
-) -> list[Ellipsoid]:
-    """0 to 2 balls inside the organ; two lie in its upper and lower part with a gap between them.
+def make_phantom(seed: int, config: PhantomConfig | None = None) -> Phantom:
+    """Draw and paint one phantom; the same seed and config give the same bits (not in paper)."""
+    config, rng = config or PhantomConfig(), _rng(seed)
+    return _paint(rng, draw_plan(rng, config), config, seed)
 
-    `keep_high`: stay in the upper half (a lung whose base is under an effusion). A small organ
-    that cannot hold two separate visible balls gets one.
-    """
-    unit = float(np.mean(np.asarray(config.shape) / GRID))
-    low, high = (r * unit for r in config.lesion_radius)
-    room = float(organ.axes.min())
-    if count == 2:
-        radius = min(rng.uniform(low * 0.9, high * 0.9), 0.6 * room)
-        if organ.axes[0] - radius < radius * 0.62 + unit or keep_high:
-            count = 1
-    if count == 2:
-        offsets = [radius + unit * 1.3, -(radius + unit * 1.3)]
-        radii = [radius, radius]
-    else:
-        radii = [min(rng.uniform(low, high), 0.72 * room)] * count
-        sign = 1.0 if keep_high else rng.choice([-1.0, 1.0])
-        offsets = [sign * rng.uniform(0.55, 0.8) * max(organ.axes[0] - 0.6 * r, 0) for r in radii]
-    shapes = []
-    for radius, offset in zip(radii, offsets, strict=True):
-        side = rng.uniform(-0.5, 0.5, size=2) * np.maximum(organ.axes[1:] - radius, 0.0)
-        centre = organ.centre + np.array([offset, side[0], side[1]])
-        shapes.append(Ellipsoid(centre, np.full(3, radius), 0.0))
-    return shapes
+
+def make_patient(seed: int, config: PhantomConfig | None = None) -> tuple[Phantom, Phantom]:
+    """Baseline and follow-up of one patient, see `draw_patient`; as reproducible as a phantom."""
+    config, rng = config or PhantomConfig(), _rng(seed)
+    first, second = draw_patient(rng, config)
+    return _paint(rng, first, config, seed), _paint(rng, second, config, seed)
+
+
+def _rng(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([VERSION, seed])))
+
+
+def _paint(rng: np.random.Generator, plan: Plan, config: PhantomConfig, seed: int) -> Phantom:
+    canvas = Canvas(
+        hu=np.empty(config.shape, dtype=np.int16),
+        labels=np.zeros(config.shape, dtype=np.uint8),
+        scale=config.scale * (1 + plan.pose.grow),
+        shift=plan.pose.shift,
+        angle=float(np.deg2rad(plan.pose.turn)),
+    )
+    paint_torso(canvas)
+    organs = {
+        organ.organ.name: _paint_organ(canvas, organ, config, plan.effusion)
+        for organ in plan.organs
+    }
+    if config.noise_hu > 0:
+        canvas.hu += noise(rng, config.shape, config.noise_hu)
+        np.maximum(canvas.hu, -1024, out=canvas.hu)
+    _measure(canvas, config, organs)
+    facts = {"seed": int(seed), "organs": organs, "effusion": plan.effusion}
+    return Phantom(canvas.hu, canvas.labels, phantom_affine(config), facts)
 
 
 def _paint_organ(
-    canvas: Canvas, rng: np.random.Generator, organ: Organ, config: PhantomConfig, effusion: bool
+    canvas: Canvas, plan: OrganPlan, config: PhantomConfig, effusion: dict[str, bool]
 ) -> dict:
-    """Draw one organ's state, paint it, and return what was drawn."""
-    size, attenuation = int(rng.integers(3)), int(rng.integers(3))
-    count = int(rng.choice(3, p=config.lesion_probabilities))
-    missing = organ.removable and rng.random() < config.missing_probability
-    jitter = rng.uniform(-1, 1, 3) * (organ.depth_jitter, 1.5, 1.5) * config.pose_jitter
-    growth = config.size_factors[size] * rng.uniform(0.975, 1.025) * (1.05 if effusion else 1.0)
-    hu = organ.hu + (attenuation - 1) * organ.hu_step + rng.uniform(-0.12, 0.12) * organ.hu_step
-    shape = canvas.place(np.asarray(organ.centre) + jitter, np.asarray(organ.axes) * growth)
-    if missing:
+    """Paint one organ with its lesions, after the fluid around it, and return its facts."""
+    if not plan.present:
         return {"present": False, "size": None, "attenuation": None, "lesions": []}
-    if effusion:
-        paint_effusion(canvas, shape, EFFUSION[organ.name.removeprefix("lung_")])
-    canvas.paint(shape, organ.id, round(hu))
+    name, label = plan.organ.name, plan.organ.id
+    shape = canvas.place(plan.centre, plan.axes)
+    side = name.removeprefix("lung_")
+    if effusion.get(side):
+        paint_effusion(canvas, shape, EFFUSION[side])
+    canvas.paint(shape, label, round(plan.hu))
     lesions = []
-    for ball in _lesion_shapes(rng, shape, count, config, keep_high=effusion):
-        delta = organ.lesion_hu[int(rng.integers(len(organ.lesion_hu)))]
-        if lesions and np.sign(delta) != np.sign(lesions[0]["hu"] - hu):
-            delta = next(x for x in organ.lesion_hu if np.sign(x) != np.sign(delta))
-        canvas.paint(ball, organ.id + LESION_OFFSET, round(hu + delta), over=organ.id)
-        radius_mm = round(float(ball.axes[0]) * config.spacing, 1)
-        lesions.append({"radius_mm": radius_mm, "hu": round(hu + delta), "denser": delta > 0})
+    for lesion in plan.lesions:
+        ball = canvas.place(plan.centre + lesion.offset, (lesion.radius,) * 3)
+        hu = round(plan.hu + lesion.hu_step)
+        canvas.paint(ball, label + LESION_OFFSET, hu, over=label)
+        radius = float(np.mean(ball.axes * config.spacing))
+        lesions.append({"radius_mm": round(radius, 1), "hu": hu, "denser": lesion.hu_step > 0})
     return {
         "present": True,
-        "size": SIZES[size],
-        "attenuation": ATTENUATIONS[attenuation],
+        "size": SIZES[plan.size],
+        "attenuation": ATTENUATIONS[plan.attenuation],
         "lesions": lesions,
         "box": shape.box(config.shape),
     }
@@ -119,40 +120,14 @@ def _measure(canvas: Canvas, config: PhantomConfig, organs: dict) -> None:
         labels = canvas.labels[box]
         own = labels == label
         total = np.count_nonzero(own) + np.count_nonzero(labels == label + LESION_OFFSET)
-        fact["volume_ml"] = round(float(total * config.spacing**3 / 1000.0), 1)
+        fact["volume_ml"] = round(float(total * config.voxel_ml), 1)
         fact["mean_hu"] = round(float(canvas.hu[box][own].mean()), 1) if own.any() else None
 
 
 def phantom_affine(config: PhantomConfig) -> np.ndarray:
     """LPS voxel order, the grid's middle at the origin: (w, h, d, 1) to RAS+ mm, float64 [4,4]."""
-    affine = np.diag([-config.spacing, -config.spacing, config.spacing, 1.0])
+    d, h, w = config.spacing
+    affine = np.diag([-w, -h, d, 1.0])
     middle = (np.asarray(config.shape[::-1], dtype=float) - 1.0) / 2.0
     affine[:3, 3] = -affine[:3, :3] @ middle
     return affine
-
-
-def make_phantom(seed: int, config: PhantomConfig | None = None) -> Phantom:
-    """Draw and paint one phantom; the same seed and config give the same bits (not in paper)."""
-    config = config or PhantomConfig()
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([VERSION, seed])))
-    size = np.asarray(config.shape)
-    grow, move, turn = rng.uniform(-1, 1, 3), rng.uniform(-1, 1, 3), rng.uniform(-1, 1)
-    canvas = Canvas(
-        hu=np.empty(config.shape, dtype=np.int16),
-        labels=np.zeros(config.shape, dtype=np.uint8),
-        scale=size / GRID * (1 + 0.02 * config.pose_jitter * grow),
-        shift=2.0 * config.pose_jitter * move,
-        angle=float(np.deg2rad(4.0) * config.pose_jitter * turn),
-    )
-    paint_torso(canvas)
-    effusion = {side: bool(rng.random() < config.effusion_probability) for side in EFFUSION}
-    organs = {}
-    for organ in ORGANS:
-        fluid = organ.name.startswith("lung_") and effusion[organ.name.removeprefix("lung_")]
-        organs[organ.name] = _paint_organ(canvas, rng, organ, config, fluid)
-    if config.noise_hu > 0:
-        canvas.hu += noise(rng, config.shape, config.noise_hu)
-        np.maximum(canvas.hu, -1024, out=canvas.hu)
-    _measure(canvas, config, organs)
-    facts = {"seed": int(seed), "organs": organs, "effusion": effusion}
-    return Phantom(canvas.hu, canvas.labels, phantom_affine(config), facts)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 SIZES = ("small", "normal", "large")
 ATTENUATIONS = ("low", "normal", "high")
 GRID = 112.0
@@ -57,10 +57,17 @@ NAMES: dict[int, str] = {
 
 @dataclass(frozen=True)
 class PhantomConfig:
-    """What a phantom may look like; each probability is per organ (or side) and independent."""
+    """What a phantom may look like; each probability is per organ (or side) and independent.
+
+    shape: voxels along (d, h, w). spacing: mm of a voxel, one number or one an axis. field: share
+    of the 112^3 layout that the volume shows along each axis, so that a layout unit measures
+    shape * spacing / (112 * field). hu_shift: added to every organ. orientation: axes of the file.
+    lesion_radius: range in layout units.
+    """
 
     shape: tuple[int, int, int] = (112, 112, 112)
-    spacing: float = 3.0
+    spacing: tuple[float, float, float] | float = (3.0, 3.0, 3.0)
+    field: tuple[float, float, float] = (1.0, 1.0, 1.0)
     size_factors: tuple[float, float, float] = (0.8, 1.0, 1.22)
     lesion_probabilities: tuple[float, float, float] = (0.4, 0.3, 0.3)
     missing_probability: float = 0.25
@@ -68,12 +75,29 @@ class PhantomConfig:
     lesion_radius: tuple[float, float] = (6.0, 8.0)
     noise_hu: float = 20.0
     pose_jitter: float = 1.0
+    hu_shift: float = 0.0
+    orientation: str = "LPS"
 
     def __post_init__(self) -> None:
-        if min(self.shape) < 28 or self.spacing <= 0:
+        if isinstance(self.spacing, int | float):
+            object.__setattr__(self, "spacing", (float(self.spacing),) * 3)
+        for key, value in vars(self).items():  # lists of a YAML file
+            if not isinstance(value, int | float | str):
+                object.__setattr__(self, key, tuple(value))
+        if min(self.shape) < 28 or min(self.spacing) <= 0 or min(self.field) <= 0:
             raise ValueError(
-                f"PhantomConfig: shape {self.shape} and spacing {self.spacing} mm are illegal; "
-                "each extent must be at least 28 voxels and the spacing above 0"
+                f"PhantomConfig: shape {self.shape}, spacing {self.spacing} mm and field "
+                f"{self.field} are illegal; each extent must be at least 28 voxels, spacing and "
+                "field above 0"
+            )
+        if not 0 < self.lesion_radius[0] <= self.lesion_radius[1]:
+            raise ValueError(
+                f"PhantomConfig: lesion_radius={self.lesion_radius} must be (smallest, largest)"
+            )
+        if sorted("LRAPIS".find(letter) // 2 for letter in self.orientation) != [0, 1, 2]:
+            raise ValueError(
+                f"PhantomConfig: orientation={self.orientation!r} must be three letters, one of "
+                "L or R, one of A or P, one of I or S"
             )
         if len(self.lesion_probabilities) != 3 or abs(sum(self.lesion_probabilities) - 1) > 1e-6:
             raise ValueError(
@@ -84,14 +108,22 @@ class PhantomConfig:
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise ValueError(f"PhantomConfig: {key}={getattr(self, key)} must lie in [0, 1]")
 
+    @property
+    def scale(self) -> np.ndarray:
+        """Voxels of a layout unit along each axis, float [3]."""
+        return np.asarray(self.shape) / (GRID * np.asarray(self.field))
+
+    @property
+    def voxel_ml(self) -> float:
+        return float(np.prod(self.spacing)) / 1000.0
+
     def reference(self) -> dict[str, dict[str, tuple[float, float]]]:
         """Per organ: volume_ml and hu limits between the low, normal and high class."""
-        voxel_ml = self.spacing**3 / 1000.0
-        scale = float(np.prod(np.asarray(self.shape) / GRID))
+        scale = float(np.prod(self.scale)) * self.voxel_ml
         low, mid, high = (f**3 for f in self.size_factors)
         ranges = {}
         for organ in ORGANS:
-            nominal = 4 / 3 * np.pi * float(np.prod(organ.axes)) * scale * voxel_ml
+            nominal = 4 / 3 * np.pi * float(np.prod(organ.axes)) * scale
             volume = (nominal * (low * mid) ** 0.5, nominal * (mid * high) ** 0.5)
             hu = (organ.hu - organ.hu_step / 2, organ.hu + organ.hu_step / 2)
             ranges[organ.name] = {

@@ -60,13 +60,13 @@ class Canvas:
     angle: float
 
     def place(self, centre, axes) -> Ellipsoid:
-        """Layout centre and axes to voxels: scaled and turned about the middle, then shifted."""
-        middle = GRID / 2
-        off = np.asarray(centre, dtype=float) - middle
+        """Layout centre and axes to voxels: turned about the middle, shifted, then scaled."""
+        off = np.asarray(centre, dtype=float) - GRID / 2
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         turned = np.array([off[0], cos * off[1] - sin * off[2], sin * off[1] + cos * off[2]])
+        middle = np.asarray(self.labels.shape) / 2
         return Ellipsoid(
-            (turned + middle + self.shift) * self.scale, np.asarray(axes) * self.scale, self.angle
+            (turned + self.shift) * self.scale + middle, np.asarray(axes) * self.scale, self.angle
         )
 
     def paint(self, shape: Ellipsoid, label: int, hu: float, over: int = 0) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from photon.volume.phantom import make_phantom
+from photon.volume.phantom import make_patient, make_phantom
 from photon.volume.phantom_layout import (
     ATTENUATIONS,
     BY_NAME,
@@ -18,7 +18,7 @@ from photon.volume.phantom_layout import (
     PhantomConfig,
 )
 
-SEEDS = range(16)
+SEEDS = range(20)
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +187,56 @@ def test_smaller_grid_keeps_physical_size():
         assert coarse[name]["volume_ml"] == pytest.approx(fact["volume_ml"], rel=0.15)
 
 
+def test_a_patient_keeps_organs_and_changes_lesions():
+    """Lesions of the two label maps, counted and measured by brute force."""
+    outcomes = set()
+    for seed in range(12):
+        pair = make_patient(seed, PhantomConfig(lesion_radius=(4, 8)))
+        assert not np.array_equal(pair[0].array, pair[1].array)
+        for organ in ORGANS:
+            first, second = (p.facts["organs"][organ.name] for p in pair)
+            for key in ("present", "size", "attenuation"):
+                assert first[key] == second[key]
+            if not first["present"]:
+                continue
+            if "lung" not in organ.name:  # fluid takes room from a lung
+                assert first["volume_ml"] == pytest.approx(second["volume_ml"], rel=0.05)
+            places = [world(p.affine, np.argwhere(p.labels == organ.id).mean(0)) for p in pair]
+            if not (first["lesions"] or second["lesions"]) and "lung" not in organ.name:
+                assert np.linalg.norm(places[0] - places[1]) < 12, "the patient hardly moved"
+            maps = [p.labels == organ.id + LESION_OFFSET for p in pair]
+            before, after = (ndimage.label(m, np.ones((3, 3, 3)))[1] for m in maps)
+            assert (before, after) == (len(first["lesions"]), len(second["lesions"]))
+            if before == after == 1:
+                ratio = (maps[1].sum() / maps[0].sum()) ** (1 / 3)
+                assert ratio < 0.88 or 0.95 < ratio < 1.05 or ratio > 1.14, ratio
+                outcomes.add("grown" if ratio > 1.1 else "shrunk" if ratio < 0.9 else "stable")
+            elif not before or not after:
+                outcomes.add("new" if after else "resolved" if before else "none")
+    assert outcomes == {"grown", "shrunk", "stable", "new", "resolved", "none"}
+
+
+def test_another_scanner_shows_the_same_patient():
+    """Spacing, field of view, noise and attenuation change; sizes in mm do not."""
+    options = {"shape": (64, 128, 128), "spacing": (5, 2.5, 2.5), "field": (20 / 21,) * 3}
+    usual = make_phantom(7, PhantomConfig(noise_hu=0))
+    other = make_phantom(7, PhantomConfig(**options, noise_hu=0, hu_shift=20))
+    assert np.allclose(np.linalg.norm(other.affine[:3, :3], axis=0), (2.5, 2.5, 5))
+    for name, fact in usual.facts["organs"].items():
+        seen = other.facts["organs"][name]
+        assert seen["volume_ml"] == pytest.approx(fact["volume_ml"], rel=0.04, abs=0.1)
+        if fact["present"]:
+            assert seen["mean_hu"] == pytest.approx(fact["mean_hu"] + 20, abs=0.6)
+            assert np.allclose(centre(usual, name), centre(other, name), atol=3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"shape": (8, 112, 112)}, "at least 28"),
         ({"spacing": 0.0}, "spacing"),
+        ({"orientation": "LPX"}, "orientation='LPX'"),
+        ({"lesion_radius": (8.0, 4.0)}, "smallest, largest"),
         ({"lesion_probabilities": (0.5, 0.5, 0.5)}, "sum to 1"),
         ({"missing_probability": 1.5}, r"missing_probability=1.5 must lie in \[0, 1\]"),
     ],
