@@ -19,6 +19,7 @@ MODULES = (
     "photon.volume.commands",
     "photon.questions.commands",
     "photon.model.commands",
+    "photon.analysis.commands",
     "photon.ask",
 )
 

@@ -71,7 +71,7 @@ def retention_figure(
     axes[3].set_xlabel("training step")
     axes[3].set_xlim(steps["step"].min(), max(steps["step"].max(), steps["step"].min() + 1))
     for ax in axes:
-        _tidy(ax)
+        tidy(ax)
     figure.align_ylabels(axes)
     figure.suptitle(title or "Token retention during training", fontweight="bold", color=INK)
     return figure
@@ -147,7 +147,8 @@ def _subtask_panel(ax: Axes, frame: pd.DataFrame, window: int) -> None:
     )
 
 
-def _tidy(ax: Axes) -> None:
+def tidy(ax: Axes) -> None:
+    """The look that all figures share."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=9, color=GREY)
     ax.yaxis.label.set_size(9.5)
@@ -184,7 +185,7 @@ def subtask_figure(metrics: Mapping[str, Any]) -> Figure:
     ax.axvline(mean, color=INK, lw=1, ls="--", label=f"mean {mean:.2f}")
     ax.set_yticks(y, names)
     ax.set(xlim=(0, 1.02), xlabel="share kept")
-    _tidy(ax)
+    tidy(ax)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.suptitle("Tokens kept per subtask", fontweight="bold", color=INK)
     return figure
@@ -217,7 +218,7 @@ def accuracy_figure(metrics: Mapping[str, Any], own: str = "photon") -> Figure:
     ax.axvline(0.5, color=GREY, lw=0.8, ls=":")
     ax.set(ylabel="accuracy (%)", ylim=(0, 104), xlim=(-0.6, len(groups) - 0.4))
     ax.grid(axis="y", color="#e5e8ee", lw=0.8)
-    _tidy(ax)
+    tidy(ax)
     figure.legend(loc="outside lower center", ncols=len(conditions), frameon=False, fontsize=9)
     figure.suptitle("Accuracy beside the controls", fontweight="bold", color=INK)
     return figure
@@ -251,7 +252,7 @@ def curve_figure(metrics: Mapping[str, Any]) -> Figure:
         )  # fmt: skip
     ax.set(xlabel="share of visual tokens kept", ylabel="accuracy (%)", xlim=(0, None))
     ax.grid(axis="y", color="#e5e8ee", lw=0.8)
-    _tidy(ax)
+    tidy(ax)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.suptitle("Accuracy against keep ratio", fontweight="bold", color=INK)
     return figure

@@ -48,7 +48,7 @@ def _subtask_table(metrics: Mapping[str, Any], conditions: Sequence[str], own: s
     body: list[list[str] | None] = []
 
     def row(name: str, n: int, values: Iterable[float | None], keep: float | None) -> None:
-        body.append([name, str(n), *(_percent(v) for v in values), _percent(keep)])
+        body.append([name, str(n), *(percent(v) for v in values), percent(keep)])
 
     for name, group in metrics["subtasks"].items():
         groups = [group, *(c["subtasks"].get(name, {}) for c in controls)]
@@ -79,12 +79,12 @@ def _condition_table(metrics: Mapping[str, Any], conditions: Sequence[str], own:
     header += [*(label for label, _ in columns), "tokens kept", "organ kept %"]
     body = []
     for condition, entry in entries.items():
-        cells = [TITLES.get(condition, condition), _range(entry["interval"])]
-        cells.append(_range(entry.get("difference"), signed=True))
-        cells += [_percent(entry[key]) for _, key in columns]
+        cells = [TITLES.get(condition, condition), interval_text(entry["interval"])]
+        cells.append(interval_text(entry.get("difference"), signed=True))
+        cells += [percent(entry[key]) for _, key in columns]
         kept = entry.get("retention", {}).get("kept_tokens")
         cells.append("-" if kept is None else f"{kept:.1f}")
-        cells.append(_percent(entry.get("coverage", {}).get("mean")))
+        cells.append(percent(entry.get("coverage", {}).get("mean")))
         body.append(cells)
     return aligned(header, body)
 
@@ -92,7 +92,7 @@ def _condition_table(metrics: Mapping[str, Any], conditions: Sequence[str], own:
 def curve_table(points: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lines of the table of accuracies, a row a budget and a column a pruner, in percent."""
     pruners = list(dict.fromkeys(point["pruner"] for point in points))
-    cells = {(p["budget"], p["pruner"]): _range(p["interval"]) for p in points}
+    cells = {(p["budget"], p["pruner"]): interval_text(p["interval"]) for p in points}
     body = [
         [str(budget), *(cells.get((budget, pruner), "-") for pruner in pruners)]
         for budget in dict.fromkeys(point["budget"] for point in points)
@@ -106,13 +106,13 @@ def _notes(metrics: Mapping[str, Any], conditions: Sequence[str], own: str) -> l
     if retention["kept_tokens"] is not None:
         notes.append(
             f"Kept {retention['kept_tokens']:.1f} of {retention['visual_tokens']:.0f} visual "
-            f"tokens ({_percent(retention['keep_ratio'])} %) per question."
+            f"tokens ({percent(retention['keep_ratio'])} %) per question."
         )
     coverage = metrics["coverage"]
     if coverage["n"]:
         notes.append(
             f"Organ kept: share of the tokens of the organ asked about, over {coverage['n']} "
-            f"questions with a mask; random tokens would keep {_percent(coverage['random'])} %."
+            f"questions with a mask; random tokens would keep {percent(coverage['random'])} %."
         )
     notes.append(f"{overall['n']} questions, {overall['n_empty']} without an answer (wrong).")
     if overall["n_numbers"]:
@@ -120,7 +120,7 @@ def _notes(metrics: Mapping[str, Any], conditions: Sequence[str], own: str) -> l
     if "constant" in conditions:
         entry = metrics["controls"]["constant"]
         which = {"train": "training answers", "test": "test answers themselves (upper bound)"}
-        bound = _percent(entry["upper_bound"]["accuracy"])
+        bound = percent(entry["upper_bound"]["accuracy"])
         notes.append(
             f"Constant: per subtask the most frequent of the {which[entry['source']]}; "
             f"with the test set's own majority {bound}."
@@ -129,11 +129,13 @@ def _notes(metrics: Mapping[str, Any], conditions: Sequence[str], own: str) -> l
     return notes
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share in percent with one decimal; a dash for None."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _range(interval: Mapping[str, float] | None, signed: bool = False) -> str:
+def interval_text(interval: Mapping[str, float] | None, signed: bool = False) -> str:
+    """Mean and interval in percent, "50.0 [40.0, 60.0]"; a dash for None."""
     if interval is None:
         return "-"
     form = "+.1f" if signed else ".1f"
