@@ -22,7 +22,9 @@ RECORD_KEYS = (
     "id volume patient task subtask question_type question answer choices answer_letter "
     "value unit organ"
 ).split()
-ANSWER_KEYS = ("prediction", "response", "answer")  # of a foreign file; the first found counts
+# Of a foreign file; the first found counts.
+ANSWER_KEYS = ("prediction", "pred_answer", "response", "answer")
+ID_KEYS = ("id", "question_id", "qid")
 
 
 def prediction_row(
@@ -101,36 +103,29 @@ class PredictionWriter:
     path: created with its folder, or continued. fingerprint: anything JSON that identifies what
     answers (weights, data, settings); it is stored in PATH.fingerprint.json, and continuing a file
     that was begun with another one is an InputError rather than a mixture of two models.
+    known: rows of the same run in other files (other ranks'), which count as answered.
     Each line is flushed as it is written, and synced to the disk when the writer closes.
     """
 
-    def __init__(self, path: str | Path, fingerprint: Any = None) -> None:
+    def __init__(
+        self, path: str | Path, fingerprint: Any = None, known: Sequence[Mapping] = ()
+    ) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, Any]] = []
-        self._check_fingerprint(fingerprint)
+        check_fingerprint(self.path, fingerprint)
+        write_fingerprint(self.path, fingerprint)
         if self.path.exists():
             numbered, good = _numbered_lines(self.path)
             _require_unique(self.path, numbered)
             self.rows = [row for _, row in numbered]
             _repair(self.path, good)
         self._done = {str(row.get("id")) for row in self.rows}
+        for row in known:
+            if not self.has(row["id"]):
+                self.rows.append(dict(row))
+                self._done.add(str(row["id"]))
         self._file = self.path.open("a", encoding="utf-8", newline="\n")
-
-    def _check_fingerprint(self, fingerprint: Any) -> None:
-        if fingerprint is None:
-            return
-        side = self.path.with_name(self.path.name + ".fingerprint.json")
-        text = json.dumps(fingerprint, sort_keys=True, ensure_ascii=False)
-        begun = self.path.exists() and self.path.stat().st_size > 0
-        if begun and side.exists() and side.read_text(encoding="utf-8") != text:
-            raise InputError(
-                f"{self.path} holds answers of another model, data set or setting. "
-                "Give another output directory, or delete this file to answer anew."
-            )
-        temporary = side.with_name(side.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, side)
 
     def has(self, question_id: str) -> bool:
         """Whether this question is answered already."""
@@ -165,6 +160,39 @@ class PredictionWriter:
         self.close()
 
 
+def _fingerprint_of(path: Path) -> Path:
+    return path.with_name(path.name + ".fingerprint.json")
+
+
+def check_fingerprint(path: Path, fingerprint: Any) -> None:
+    """InputError if `path` holds answers that were begun with another fingerprint."""
+    side = _fingerprint_of(path)
+    begun = path.exists() and path.stat().st_size > 0
+    if fingerprint is None or not begun or not side.exists():
+        return
+    if side.read_text(encoding="utf-8") != json.dumps(
+        fingerprint, sort_keys=True, ensure_ascii=False
+    ):
+        raise InputError(
+            f"{path} holds answers of another model, data set or setting. "
+            "Give another output directory, or delete this file to answer anew."
+        )
+
+
+def write_fingerprint(path: Path, fingerprint: Any) -> None:
+    """Store what answers beside the file; nothing for None."""
+    if fingerprint is not None:
+        text = json.dumps(fingerprint, sort_keys=True, ensure_ascii=False)
+        write_whole(_fingerprint_of(path), text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write beside, then rename: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
 def _repair(path: Path, good: int) -> None:
     """Cut a torn last line off; complete the line break of a whole one."""
     with path.open("r+b") as file:
@@ -189,26 +217,19 @@ def _require_unique(path: Path, numbered: Sequence[tuple[int, Mapping[str, Any]]
 def join_predictions(path: str | Path, records: Sequence[Any]) -> list[dict[str, Any]]:
     """Prediction rows from any model's file of answers and the data set's records, in their order.
 
-    Each line holds the answer under `prediction`, `response` or `answer` (the first that is there).
-    If the lines have `id`, they are joined by it: an unknown or double id is an InputError, and a
-    record without a line counts as an empty answer, with a warning. Without ids, line i answers
-    record i and the counts must be equal. Token counts and the like are taken over where given.
+    A JSONL file, or a .json file with a list of objects or {id: answer or object}. Each object
+    holds the answer under one of ANSWER_KEYS (the first that is there). If the objects have an id
+    (ID_KEYS), they are joined by it: an unknown or double id is an InputError, and a record without
+    an answer counts as an empty one, with a warning. What stands behind the last "/" of a record's
+    id will do where it is unique, as benchmarks know no splits. Without ids, line i answers record
+    i and the counts must be equal. Token counts and the like are taken over where given.
     """
     path = Path(path)
-    numbered, _ = _numbered_lines(path)
+    numbered = _foreign_rows(path)
     answers = [(number, row, _answer_of(path, number, row)) for number, row in numbered]
     with_id = [row.get("id") is not None for _, row, _ in answers]
     if answers and all(with_id):
-        _require_unique(path, numbered)
-        known = {str(record.id) for record in records}
-        for number, row, _ in answers:
-            if str(row["id"]) not in known:
-                raise InputError(
-                    f"{path}:{number}: question {row['id']} is not in the data set. "
-                    "Score the file against the questions it was made from."
-                )
-        by_id = {str(row["id"]): (row, text) for _, row, text in answers}
-        pairs = [by_id.get(str(record.id), ({}, None)) for record in records]
+        pairs = _join_by_id(path, answers, records)
     elif any(with_id):
         number = answers[with_id.index(False)][0]
         raise InputError(f"{path}:{number}: no id, but other lines have one. Give all lines an id.")
@@ -226,10 +247,72 @@ def join_predictions(path: str | Path, records: Sequence[Any]) -> list[dict[str,
             stacklevel=2,
         )
     taken = ("kept_tokens", "visual_tokens", "coverage", "theta")
+    extra = ("kept_mask", "organ_tokens")
     return [
-        prediction_row(record, text, row.get("condition", "file"), *(row.get(k) for k in taken))
+        prediction_row(
+            record,
+            text,
+            row.get("condition", "file"),
+            *(row.get(k) for k in taken),
+            **{k: row[k] for k in extra if k in row},
+        )
         for record, (row, text) in zip(records, pairs, strict=True)
     ]
+
+
+def _foreign_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(line or place, object) of each answer in any accepted layout, with `id` filled in."""
+    if path.suffix.lower() != ".json":
+        numbered = _numbered_lines(path)[0]
+    else:
+        try:
+            content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}). Check the path."
+            ) from error
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON ({error}). Give a list or an object.") from error
+        if isinstance(content, dict):
+            content = [
+                {**(v if isinstance(v, dict) else {"prediction": v}), "id": key}
+                for key, v in content.items()
+            ]
+        if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+            raise InputError(f"{path}: must hold a list of objects, or answers by id.")
+        numbered = list(enumerate(content, start=1))
+    out = []
+    for number, row in numbered:
+        key = next((k for k in ID_KEYS if row.get(k) is not None), None)
+        out.append((number, row if key is None else {**row, "id": row[key]}))
+    return out
+
+
+def _join_by_id(
+    path: Path, answers: Sequence[tuple[int, Mapping[str, Any], str | None]], records: Sequence[Any]
+) -> list[tuple[Mapping[str, Any], str | None]]:
+    """(row, answer) for each record; ({}, None) where the file has none."""
+    tails: dict[str, list[str]] = {}
+    for record in records:
+        tails.setdefault(str(record.id).rsplit("/", 1)[-1], []).append(str(record.id))
+    known = {tail: ids[0] for tail, ids in tails.items() if len(ids) == 1}
+    known |= {str(record.id): str(record.id) for record in records}
+    by_id: dict[str, tuple[Mapping[str, Any], str | None]] = {}
+    first: dict[str, int] = {}
+    for number, row, text in answers:
+        key = known.get(str(row["id"]))
+        if key is None:
+            raise InputError(
+                f"{path}:{number}: question {row['id']} is not in the data set. "
+                "Score the file against the questions it was made from."
+            )
+        if key in by_id:
+            raise InputError(
+                f"{path}:{number}: question {row['id']} is answered already in line {first[key]}. "
+                "Keep one of the two lines."
+            )
+        by_id[key], first[key] = (row, text), number
+    return [by_id.get(str(record.id), ({}, None)) for record in records]
 
 
 def _answer_of(path: Path, number: int, row: Mapping[str, Any]) -> str | None:

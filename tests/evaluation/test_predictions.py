@@ -170,7 +170,7 @@ def test_an_absent_answer_is_wrong_and_warned_about(tmp_path):
             r":2: question q0 .* line 1",
         ),
         (({"id": "q0", "response": "A"}, {"response": "A"}), r":2: no id"),
-        (({"id": "q0", "text": "A"},), r":1: no answer.*prediction, response, answer"),
+        (({"id": "q0", "text": "A"},), r":1: no answer.*prediction, pred_answer"),
         (({"id": "q0", "response": ["A"]},), r":1: response is list"),
         ((), "0 answers without ids for 2"),
     ],
