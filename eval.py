@@ -1,5 +1,6 @@
 """Evaluate an export, or score a file of answers: python eval.py ckpt=DIR | predictions=FILE."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -8,9 +9,10 @@ from omegaconf import DictConfig
 
 from photon.errors import InputError
 from photon.evaluation.report import file_hash
+from photon.evaluation.shards import Shard
 from photon.model.checkpoints import load_export
 from tasks.entry import main
-from tasks.evaluate import Evaluation, evaluate, score_file
+from tasks.evaluate import Evaluation, evaluate, score_files
 from tasks.rundir import config_hash, is_finished, open_run
 from tasks.schema import EvalConfig, check_config, instantiate, to_plain
 
@@ -20,25 +22,37 @@ def run(composed: DictConfig) -> None:
     config = to_plain(composed)
     check_config(config, EvalConfig)
     if (config["ckpt"] is None) == (config["predictions"] is None):
-        raise InputError("give one of ckpt=FOLDER (an export) and predictions=FILE (JSONL answers)")
+        raise InputError("give one of ckpt=FOLDER (an export) and predictions=FILE (answers)")
     evaluation = Evaluation(**config["evaluation"])
     data = instantiate(config["dataset"], "dataset")
-    source = Path(config["ckpt"] or config["predictions"])
+    answers = config["predictions"] or []
+    answers = [answers] if isinstance(answers, str) else answers
+    sources = [Path(name) for name in answers or [config["ckpt"]]]
     # The same path may hold other weights or answers by now: their content belongs to the run.
-    config["content"] = content_hash(source)
+    config["content"] = " ".join(content_hash(source) for source in sources)
+    shard = Shard.from_environment()
     run_dir = open_run(HydraConfig.get().runtime.output_dir, config)
     if is_finished(run_dir):
         print(f"{run_dir} is finished: see {run_dir / 'table.md'}. Another run: name=...")
         return
     digest = config_hash(config)
-    if config["predictions"] is not None:
-        score_file(config["predictions"], data, evaluation.split, run_dir, digest)
+    if answers:
+        if shard.rank == 0:  # nothing to divide
+            score_files(answers, data, evaluation, run_dir, digest)
         return
-    device = config["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_export(config["ckpt"]).to(device)
-    evaluate(model, data, evaluation, run_dir, digest, config["seed"], checkpoint=config["ckpt"])
+    model = load_export(config["ckpt"]).to(find_device(config["device"]))
+    named = {"checkpoint": config["ckpt"]}
+    evaluate(model, data, evaluation, run_dir, digest, config["seed"], shard, **named)
+
+
+def find_device(name: str) -> str:
+    """The device of this process; `auto` takes the GPU of its local rank where there is one."""
+    if name != "auto":
+        return name
+    if not torch.cuda.is_available():
+        return "cpu"
+    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    return f"cuda:{local % torch.cuda.device_count()}"
 
 
 def content_hash(source: Path) -> str:

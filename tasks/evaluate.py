@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import Progress
 
 from photon.analysis.figures import save_figures
 from photon.analysis.kept import draw_kept
 from photon.errors import InputError
+from photon.evaluation.benchmarks.organs import attach_segmentations
 from photon.evaluation.condition import CONTROLS, PRUNERS, budget_conditions, parse_condition
 from photon.evaluation.conditions import Evaluator
 from photon.evaluation.controls import constant_control, shuffled_volumes
-from photon.evaluation.predictions import score_predictions_file
+from photon.evaluation.predictions import join_predictions
+from photon.evaluation.protocols import summarize
 from photon.evaluation.report import build_metrics, collect_provenance, write_report
+from photon.evaluation.shards import Shard, one_at_a_time
+from photon.evaluation.text_metrics import ROBERTA_LARGE_LAYER
 from photon.model.generate import generate
 from photon.model.photon import PhotonModel
 from photon.questions.dataset import Collate, VolumeQuestions
 from photon.questions.record import Record
+from tasks.benchmarking import Scoring, add_benchmark
 from tasks.datamodule import QuestionData
 from tasks.progress import bars, say
-from tasks.rundir import write_status
+from tasks.rundir import is_finished, write_status
+
+WHOLE = Shard()
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Evaluation:
         pruners: of PRUNERS; `photon` is the model's own.
         layer: where they cut a model that does not prune by itself, as a share of its layers.
         volumes: answer about the first so many items of the split only; None takes all.
+        segmentations: folder of label maps, for what is kept of organs on a benchmark (Table 12).
+        benchmark, bert_encoder, bert_layer: see `Scoring`.
     """
 
     split: str = "test"
@@ -53,6 +64,10 @@ class Evaluation:
     pruners: Sequence[str] = PRUNERS
     layer: float = 0.25
     volumes: int | None = None
+    segmentations: str | None = None
+    benchmark: str | None = None
+    bert_encoder: str | None = None
+    bert_layer: int = ROBERTA_LARGE_LAYER
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.controls if name not in CONTROLS]
@@ -72,6 +87,12 @@ class Evaluation:
         """Names of the conditions at budgets."""
         return budget_conditions(self.budgets, self.pruners)
 
+    @property
+    def scoring(self) -> Scoring:
+        """How a published benchmark is scored."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return Scoring(self.benchmark, self.bert_encoder, self.bert_layer, device)
+
 
 def evaluate(
     model: PhotonModel,
@@ -80,50 +101,92 @@ def evaluate(
     run_dir: Path,
     config_hash: str,
     seed: int,
+    shard: Shard = WHOLE,
     **provenance: Any,
-) -> dict[str, Any]:
-    """Answer the split under every condition and write the report; continues where it stopped."""
+) -> dict[str, Any] | None:
+    """Answer the split under every condition and write the report; continues where it stopped.
+
+    shard: this process's part. Whichever process finds all answers there writes the report; the
+    others return None.
+    """
     data.bind(model.eval())
-    records = first_volumes(data.prepare_volumes(evaluation.split), evaluation.volumes)
-    data_hash = data.data_hash(evaluation.split)
+    with one_at_a_time(data.store_root / ".preparing") if shard.world > 1 else nullcontext():
+        records = first_volumes(data.prepare_volumes(evaluation.split), evaluation.volumes)
+    if evaluation.segmentations is not None:
+        records = attach_segmentations(records, evaluation.segmentations, data.root)
+    # Text that is stored beside the answers and must not change between two calls.
+    fingerprint = {"config": config_hash, "data": data.data_hash(evaluation.split)}
     controls = possible_controls(evaluation.controls, model, records)
+    names = ["photon", *controls, *evaluation.curve]
     started = time.perf_counter()
     with bars() as progress:
-        tasks: dict[str, Any] = {}
-
-        def advance(view: str, done: int, total: int) -> None:
-            if view not in tasks:
-                tasks[view] = progress.add_task(f"volumes: {view}", total=total, figures="")
-            progress.update(tasks[view], completed=done)
-
         evaluator = Evaluator(
             model,
             records,
             data.store,
             run_dir,
             data.root,
-            # Text that is stored beside the answers and must not change between two calls.
-            fingerprint={"config": config_hash, "data": data_hash},
+            fingerprint,
             volumes_per_batch=evaluation.volumes_per_batch,
             max_new_tokens=evaluation.max_new_tokens,
             keep=evaluation.keep,
             layer=evaluation.layer,
             seed=seed,
-            progress=advance,
+            shard=shard,
+            progress=_advance(progress),
         )
-        answers = evaluator.run(["photon", *controls, *evaluation.curve])
-    rows = answers["photon"]
-    say("evaluation", f"{len(rows)} questions under {len(answers)} conditions", started)
+        evaluator.run(names)
+    with one_at_a_time(run_dir / ".reporting"):
+        answers = None if is_finished(run_dir) else evaluator.merge(names)
+        if answers is None:
+            say("evaluation", f"part {shard.rank} of {shard.world} is answered", started)
+            return None
+        say("evaluation", f"{len(records)} questions under {len(names)} conditions", started)
+        provenance = collect_provenance(config_hash, fingerprint["data"], **provenance)
+        return report(
+            model, data, evaluation, run_dir, records, answers, controls, provenance, seed
+        )
+
+
+def _advance(progress: Progress) -> Callable[[str, int, int], None]:
+    """A bar for each view of the volumes."""
+    tasks: dict[str, Any] = {}
+
+    def advance(view: str, done: int, total: int) -> None:
+        if view not in tasks:
+            tasks[view] = progress.add_task(f"volumes: {view}", total=total, figures="")
+        progress.update(tasks[view], completed=done)
+
+    return advance
+
+
+def report(
+    model: PhotonModel,
+    data: QuestionData,
+    evaluation: Evaluation,
+    run_dir: Path,
+    records: Sequence[Record],
+    answers: Mapping[str, list[dict[str, Any]]],
+    controls: Sequence[str],
+    provenance: Mapping[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """Score the answers of every condition; write tables, figures and the overlay."""
+    rows, train = answers["photon"], training_answers(data)
+    others = {name: answers[name] for name in controls}
     metrics = build_metrics(
         rows,
-        {name: answers[name] for name in controls},
-        constant_control(records, training_answers(data)),
-        collect_provenance(config_hash, data_hash, **provenance),
+        others,
+        constant_control(records, train),
+        provenance,
         seed=seed,
         budgets={name: answers[name] for name in evaluation.curve},
     )
-    draw_overlay(model, data, evaluation.split, rows, run_dir)
-    finish(run_dir, metrics)
+    text = add_benchmark(
+        metrics, data, evaluation.scoring, run_dir, records, train, [rows], others, seed
+    )
+    draw_overlay(model, data, records, rows, run_dir)
+    finish(run_dir, metrics, text=text)
     return metrics
 
 
@@ -158,46 +221,68 @@ def training_answers(data: QuestionData) -> list | None:
         return None
 
 
-def finish(run_dir: Path, metrics: Mapping[str, Any], own: str = "photon") -> None:
-    """Write and print the report; the status, written last, marks a run as finished."""
+def finish(run_dir: Path, metrics: Mapping[str, Any], own: str = "photon", text: str = "") -> None:
+    """Write and print the report; the status, written last, marks a run as finished.
+
+    text: of a benchmark's own report, printed below.
+    """
     table = write_report(run_dir, metrics, own=own)
     save_figures(run_dir, own=own)
     write_status(run_dir, state="finished")
-    print(f"\n{table}")
+    print("\n".join(["", table, *([text] if text else [])]))
     pictures = ", ".join(sorted(path.name for path in (run_dir / "figures").glob("*.png")))
-    say("results", f"{run_dir} (table.md, metrics.json, predictions.jsonl, figures: {pictures})")
+    files = "table.md, " + ("benchmark.md, " if text else "") + "metrics.json, predictions.jsonl"
+    say("results", f"{run_dir} ({files}, figures: {pictures})")
 
 
-def score_file(
-    predictions: str, data: QuestionData, split: str, run_dir: Path, config_hash: str
+def score_files(
+    predictions: Sequence[str],
+    data: QuestionData,
+    evaluation: Evaluation,
+    run_dir: Path,
+    config_hash: str,
 ) -> dict[str, Any]:
-    """Score any model's answers as ours are scored (`eval.py predictions=FILE`)."""
-    records = data.records(split)
-    rows, _ = score_predictions_file(predictions, records)
+    """Score any model's answers as ours are scored (`eval.py predictions=FILE`).
+
+    Several files are answers of one model under several seeds: table.md is of the first, and
+    benchmark.md and `seeds` of metrics.json of all. Controls that lie beside the first (in
+    controls/, as in a run of ours) are scored too.
+    """
+    records = data.records(evaluation.split)
+    train = training_answers(data)
+    rows = [join_predictions(path, records) for path in predictions]
+    beside = sorted((Path(predictions[0]).parent / "controls").glob("*.jsonl"))
+    controls = {p.stem: join_predictions(p, records) for p in beside if p.stem in CONTROLS}
+    hashes = data.data_hash(evaluation.split)
     metrics = build_metrics(
-        rows,
-        {},
-        constant_control(records, training_answers(data)),
-        collect_provenance(config_hash, data.data_hash(split), predictions=predictions),
+        rows[0],
+        controls,
+        constant_control(records, train),
+        collect_provenance(config_hash, hashes, predictions=list(predictions)),
     )
-    finish(run_dir, metrics, own="file")
+    if len(rows) > 1:
+        metrics["seeds"] = [
+            {"file": path, **summarize(one)["overall"]} for path, one in zip(predictions, rows)
+        ]
+    text = add_benchmark(metrics, data, evaluation.scoring, run_dir, records, train, rows, controls)
+    finish(run_dir, metrics, own="file", text=text)
     return metrics
 
 
 def draw_overlay(
     model: PhotonModel,
     data: QuestionData,
-    split: str,
+    records: Sequence[Record],
     rows: Sequence[Mapping[str, Any]],
     run_dir: Path,
 ) -> None:
     """figures/overlay.png: what the first right answer about an organ with a mask kept."""
-    records = {r.id: r for r in data.records(split) if not r.more_volumes}
-    told = [r for r in rows if r.get("coverage") is not None and r["id"] in records]
+    by_id = {r.id: r for r in records if not r.more_volumes}
+    told = [r for r in rows if r.get("coverage") is not None and r["id"] in by_id]
     told.sort(key=lambda row: row["prediction"] != row["answer"])
     if not told or model.pruner is None:
         return
-    record = records[told[0]["id"]]
+    record = by_id[told[0]["id"]]
     item = VolumeQuestions([record], data.store, data.root, with_labels=True)[0]
     device = next(model.parameters()).device
     batch = Collate(model.builder, model.tokenizer, False)([item]).to(device)

@@ -60,7 +60,7 @@ class EvalConfig:
     dataset: dict[str, Any]
     evaluation: dict[str, Any]
     ckpt: str | None = None
-    predictions: str | None = None
+    predictions: str | list[str] | None = None
     device: str = "auto"
 
 

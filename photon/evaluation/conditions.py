@@ -20,6 +20,7 @@ from photon.evaluation.condition import Condition, parse_condition
 from photon.evaluation.controls import random_keep_mask
 from photon.evaluation.coverage import evidence_recall, token_coverage
 from photon.evaluation.predictions import PredictionWriter, prediction_row
+from photon.evaluation.shards import Shard, merge_parts, read_parts
 from photon.evaluation.views import ViewItems
 from photon.model.generate import Generation, Reading, answer, read
 from photon.model.photon import PhotonModel
@@ -54,6 +55,7 @@ class Evaluator:
         keep: a budget in place of the learned threshold.
         layer: where pruners at a budget cut a model that does not prune by itself.
         seed: of the random masks and of the shuffled and noise volumes.
+        shard: part of the questions that this process answers.
         progress: called with (view, volumes done, volumes in all).
     """
 
@@ -68,6 +70,7 @@ class Evaluator:
     keep: Keep = None
     layer: float = 0.25
     seed: int = 0
+    shard: Shard = Shard()
     progress: Progress | None = None
 
     def run(self, names: Sequence[str]) -> dict[str, Rows]:
@@ -90,14 +93,28 @@ class Evaluator:
             return self.run_dir / "predictions.jsonl"
         return self.run_dir / "controls" / f"{condition}.jsonl"
 
+    def merge(self, names: Sequence[str]) -> dict[str, Rows] | None:
+        """Rows of each condition out of all processes' files; None while any answer is missing."""
+        rows: dict[str, Rows] = {}
+        for name in names:
+            merged = merge_parts(self.path(name), self.records, self.fingerprint)
+            if merged is None:
+                return None
+            rows[name] = merged
+        return rows
+
+    def _writer(self, name: str) -> PredictionWriter:
+        whole = self.path(name)
+        path = self.shard.path(whole)
+        known = read_parts(whole, self.fingerprint, but=path)
+        return PredictionWriter(path, self.fingerprint, known)
+
     def _run_view(self, view: str, group: Sequence[Condition]) -> dict[str, Rows]:
         order = {record.id: i for i, record in enumerate(self.records)}
         with ExitStack() as stack:
-            writers = {
-                c.name: stack.enter_context(PredictionWriter(self.path(c.name), self.fingerprint))
-                for c in group
-            }
-            pending = [r for r in self.records if not all(w.has(r.id) for w in writers.values())]
+            writers = {c.name: stack.enter_context(self._writer(c.name)) for c in group}
+            mine = self.shard.mine(self.records)
+            pending = [r for r in mine if not all(w.has(r.id) for w in writers.values())]
             items = ViewItems(view, pending, self.records, self.store, self.root, self.seed)
             dataset = items.dataset()
             model = self.model
@@ -206,6 +223,7 @@ class Evaluator:
                     coverage=None if share is None else evidence_recall(share, keep),
                     theta=None if theta is None else round(float(theta[i]), 6),
                     stratum=record.extra.get("stratum"),
+                    organ_tokens=None if share is None else int(np.count_nonzero(share)),
                     kept_mask=None if selection is None else np.packbits(keep).tobytes().hex(),
                 )
             )

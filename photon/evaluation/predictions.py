@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from photon.errors import InputError
-from photon.evaluation.protocols import Protocol, summarize
 
 CONDITIONS = ("photon", "no_pruning", "random_keep", "question_only", "shuffled_volume")
 RECORD_KEYS = (
@@ -329,11 +328,3 @@ def _answer_of(path: Path, number: int, row: Mapping[str, Any]) -> str | None:
     raise InputError(
         f"{path}:{number}: no answer. Give the line one of the keys {', '.join(ANSWER_KEYS)}."
     )
-
-
-def score_predictions_file(
-    path: str | Path, records: Sequence[Any], protocol: Protocol | None = None
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(rows, summary) of any model's answers, scored exactly as Photon's own are."""
-    rows = join_predictions(path, records)
-    return rows, summarize(rows, protocol)

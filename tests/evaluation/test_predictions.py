@@ -8,7 +8,8 @@ import pytest
 
 from photon.errors import InputError
 from photon.evaluation import predictions
-from photon.evaluation.predictions import PredictionWriter, read_predictions, score_predictions_file
+from photon.evaluation.predictions import PredictionWriter, join_predictions, read_predictions
+from photon.evaluation.protocols import summarize
 
 
 def record(i, letter="A"):
@@ -17,6 +18,11 @@ def record(i, letter="A"):
         question="?", answer=letter, choices={"A": "yes", "B": "no"}, answer_letter=letter,
         value=None, unit=None, organ=None,
     )  # fmt: skip
+
+
+def scored(path, records):
+    rows = join_predictions(path, records)
+    return rows, summarize(rows)
 
 
 GOOD = {"id": "q0", "response": "A"}
@@ -127,7 +133,7 @@ def test_answers_of_two_models_are_not_mixed(tmp_path):
 def test_any_models_answers_are_joined_by_id(tmp_path, key):
     records = [record(0, "A"), record(1, "B"), record(2, "B")]
     path = lines(tmp_path / "r.jsonl", *({"id": f"q{i}", key: "B"} for i in (2, 0, 1)))
-    rows, summary = score_predictions_file(path, records)
+    rows, summary = scored(path, records)
     assert [r["id"] for r in rows] == ["q0", "q1", "q2"]
     assert summary["overall"]["accuracy"] == pytest.approx(2 / 3)
 
@@ -135,9 +141,9 @@ def test_any_models_answers_are_joined_by_id(tmp_path, key):
 def test_without_ids_the_order_counts(tmp_path):
     records = [record(0, "A"), record(1, "B")]
     path = lines(tmp_path / "r.jsonl", {"response": "A"}, "", {"response": "A"})
-    assert score_predictions_file(path, records)[1]["overall"]["accuracy"] == 0.5
+    assert scored(path, records)[1]["overall"]["accuracy"] == 0.5
     with pytest.raises(InputError, match="2 answers without ids for 3 questions"):
-        score_predictions_file(path, [*records, record(2)])
+        scored(path, [*records, record(2)])
 
 
 def test_own_files_score_as_they_were_scored(tmp_path):
@@ -145,7 +151,7 @@ def test_own_files_score_as_they_were_scored(tmp_path):
     with PredictionWriter(tmp_path / "p.jsonl") as writer:
         for i in range(4):
             writer.write(predictions.prediction_row(records[i], "A", "photon", i, 8, None, 0.1))
-    rows, summary = score_predictions_file(tmp_path / "p.jsonl", records)
+    rows, summary = scored(tmp_path / "p.jsonl", records)
     assert rows == writer.rows
     assert summary["overall"]["accuracy"] == 0.5
 
@@ -153,7 +159,7 @@ def test_own_files_score_as_they_were_scored(tmp_path):
 def test_an_absent_answer_is_wrong_and_warned_about(tmp_path):
     path = lines(tmp_path / "r.jsonl", {"id": "q1", "answer": "A", "prediction": None})
     with pytest.warns(UserWarning, match="1 of 2 questions have no answer"):
-        _, summary = score_predictions_file(path, [record(0), record(1)])
+        _, summary = scored(path, [record(0), record(1)])
     assert summary["overall"]["accuracy"] == 0.0
     assert summary["overall"]["n_empty"] == 2
 
@@ -178,11 +184,11 @@ def test_an_absent_answer_is_wrong_and_warned_about(tmp_path):
 def test_a_file_that_does_not_fit_says_where(tmp_path, objects, message):
     path = lines(tmp_path / "r.jsonl", *objects)
     with pytest.raises(InputError, match=message):
-        score_predictions_file(path, [record(0), record(1)])
+        scored(path, [record(0), record(1)])
 
 
 def test_numbers_as_answers_are_read_as_text(tmp_path):
     numeric = record(0)
     numeric.question_type, numeric.value, numeric.answer, numeric.choices = "free", 40.0, "40", None
     path = lines(tmp_path / "r.jsonl", {"id": "q0", "response": 30})
-    assert score_predictions_file(path, [numeric])[1]["overall"]["mra"] == 0.5
+    assert scored(path, [numeric])[1]["overall"]["mra"] == 0.5
