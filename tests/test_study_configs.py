@@ -1,0 +1,61 @@
+"""conf/experiment/phantom_study: the points of every table compose, bind, and differ."""
+
+import itertools
+import json
+import math
+
+import pytest
+from omegaconf import OmegaConf
+
+from tasks.entry import CONF, point_name
+from tasks.evaluate import Evaluation
+from tests.test_configs import checked, compose
+
+FOLDER = CONF / "experiment" / "phantom_study"
+TABLES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "base")
+
+
+def axes_of(table: str) -> list[list[str]]:
+    """Overrides along every axis of a table."""
+    config = compose(f"experiment=phantom_study/{table}", with_hydra=True)
+    assert config.hydra.mode.name == "MULTIRUN"
+    swept = OmegaConf.to_container(config.hydra.sweeper.params)
+    return [[f"{key}={value}" for value in values.split(",")] for key, values in swept.items()]
+
+
+def test_the_tables_that_the_study_promises() -> None:
+    assert set(TABLES) >= {
+        "keep_ratio", "direction", "components", "hyper", "dynamics", "bias", "training_free",
+        "organs",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_point_of_a_table(table: str) -> None:
+    """Each value of each axis, the other axes at their first: all are different runs."""
+    axes = axes_of(table)
+    assert axes[0] == ["seed=0", "seed=1", "seed=2"]
+    names = {point_name(",".join(sorted(point))) for point in itertools.product(*axes)}
+    assert len(names) == math.prod(map(len, axes))
+    first = [axis[0] for axis in axes]
+    points = [first] + [
+        [*first[:i], value, *first[i + 1 :]] for i in range(1, len(axes)) for value in axes[i][1:]
+    ]
+    found = set()
+    for overrides in points:
+        plain = checked(f"experiment=phantom_study/{table}", *overrides)
+        Evaluation(**plain["evaluation"])
+        assert plain["trainer"]["max_steps"] > 0 and plain["callbacks"]["checkpoint"] is None
+        found.add(json.dumps(plain, sort_keys=True))
+    assert len(found) == len(points)
+
+
+def test_organs_reads_the_runs_of_keep_ratio() -> None:
+    """The same folder and the same configuration, so that finished runs are skipped."""
+    both = [
+        compose(f"experiment=phantom_study/{table}", with_hydra=True)
+        for table in ("keep_ratio", "organs")
+    ]
+    assert both[1].hydra.sweep.dir == "outputs/phantom_study/keep_ratio"
+    keep, organs = (checked(f"experiment=phantom_study/{t}") for t in ("keep_ratio", "organs"))
+    assert keep == organs and axes_of("keep_ratio") == axes_of("organs")
