@@ -9,7 +9,7 @@ from pathlib import Path
 
 from photon.errors import InputError
 from photon.evaluation.report import file_hash
-from photon.questions.benchmarks.base import Reader, Reading
+from photon.questions.benchmarks.base import BadRow, Reader, Reading
 from photon.questions.benchmarks.using import cases_of, describe
 from photon.questions.record import Record
 from photon.volume.preparing import Case, is_prepared, prepare_cases
@@ -90,7 +90,10 @@ class BenchmarkData(QuestionData):
         @cache
         def ready(volume: str, labels: str | None) -> bool:
             maps = str(root / labels) if labels else None
-            case = Case(str(root / volume), maps, self.reader.header(volume))
-            return is_prepared(store, case)
+            try:
+                header = self.reader.header(volume)
+            except BadRow:  # counted where the volumes were prepared
+                return False
+            return is_prepared(store, Case(str(root / volume), maps, header))
 
         return [r for r in records if all(map(ready, r.volumes, r.label_maps))]

@@ -50,9 +50,9 @@ def read_declared(path: str | Path, header: ScanHeader, nan: str = "reject") -> 
     from photon.volume.nifti import assumed_affine
 
     volume = read_volume(path, nan, assume_orientation=header.orientation)
-    own = nib.load(path).header
-    slope, intercept = float(own["scl_slope"]), float(own["scl_inter"])
-    if not (slope in (0.0, 1.0) or np.isnan(slope)) or not (intercept == 0 or np.isnan(intercept)):
+    own = nib.load(path).dataobj  # its header no longer shows what was stored
+    slope, intercept = float(own.slope), float(own.inter)
+    if (slope, intercept) != (1.0, 0.0):
         raise InputError(
             f"{path}: its own header rescales (slope {slope:g}, intercept {intercept:g}), and the "
             "metadata would do it again. Read it as a corrected scan (scans=fixed)."

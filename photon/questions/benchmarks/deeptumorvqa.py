@@ -188,7 +188,7 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
     for match in _OPTION.finditer(text):
         if match.group(1) == chr(ord("A") + len(marks)):  # the next letter, not one within a text
             marks.append(match)
-    ends = [match.start() for match in marks[1:]] + [len(text)]
+    ends = [*(match.start() for match in marks[1:]), len(text)][: len(marks)]
     choices = {m.group(1): text[m.end() : e].strip() for m, e in zip(marks, ends, strict=True)}
     if len(choices) < 2 or not all(choices.values()):
         raise BadRow("choice", f"no options in ...{text[-50:]!r}; write them as A: this B: that")
