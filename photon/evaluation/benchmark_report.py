@@ -83,16 +83,12 @@ def score_benchmark(
     """Measures under every protocol. own: rows of each seed, in the order of the records."""
     out: Columns = {}
     for protocol in benchmark.protocols:
+        runs: dict[str, list[Scored]] = {}
         for rows in own:
             for variant, part in benchmark.variants(rows).items():
-                scored = benchmark.score(part, protocol, bert)
-                column = out.setdefault((protocol, variant), Column(scored, {}))
-                for key, measure in scored.measures.items():
-                    value = None if measure is None else measure.value()
-                    if value is not None:
-                        column.seeds.setdefault(key, []).append(value)
-                if column.own is not scored:
-                    column.own = _merged(column.own, scored)
+                runs.setdefault(variant, []).append(benchmark.score(part, protocol, bert))
+        for variant, scored in runs.items():
+            out[protocol, variant] = Column(_together(scored), _values(scored))
         others = dict(controls or {})
         for name, answers in (constant or {}).items():
             others[name] = constant_rows(benchmark, own[0], answers, protocol)
@@ -115,13 +111,34 @@ def constant_rows(
     return [{**row, **blank, "prediction": text} for row, text in zip(rows, texts, strict=True)]
 
 
-def _merged(first: Scored, second: Scored) -> Scored:
-    """Two seeds as one: means of the statistics, sums of the confusion counts."""
-    both = first.measures.keys() & second.measures.keys()
-    pairs = {key: (first.measures[key], second.measures[key]) for key in both}
-    measures = {k: Measure.average(p) if None not in p else None for k, p in pairs.items()}
-    ordered = {key: measures[key] for key in first.measures if key in measures}
-    return Scored(ordered, first.confusion, list(dict.fromkeys([*first.notes, *second.notes])))
+def _values(runs: Sequence[Scored]) -> dict[Key, list[float]]:
+    """Values of each seed; a measure that was not computed has none."""
+    out: dict[Key, list[float]] = {}
+    for scored in runs:
+        for key, measure in scored.measures.items():
+            value = None if measure is None else measure.value()
+            if value is not None:
+                out.setdefault(key, []).append(value)
+    return out
+
+
+def _together(runs: Sequence[Scored]) -> Scored:
+    """All seeds as one: means of the statistics question by question, sums of the confusion."""
+    if len(runs) == 1:
+        return runs[0]
+    measures: dict[Key, Measure | None] = {}
+    for key in runs[0].measures:
+        parts = [scored.measures.get(key) for scored in runs]
+        measures[key] = None if None in parts else Measure.average(parts)
+    confusion: dict[str, dict[str, dict[str, int]]] = {}
+    for scored in runs:
+        for group, table in scored.confusion.items():
+            for gold, counts in table.items():
+                sums = confusion.setdefault(group, {}).setdefault(gold, {})
+                for answer, count in counts.items():
+                    sums[answer] = sums.get(answer, 0) + count
+    notes = list(dict.fromkeys(note for scored in runs for note in scored.notes))
+    return Scored(measures, confusion, notes)
 
 
 def benchmark_metrics(benchmark: Benchmark, columns: Columns, seed: int = 0) -> dict[str, Any]:

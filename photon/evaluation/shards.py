@@ -46,10 +46,9 @@ class Shard:
         """The process's own part, as torchrun or srun numbered it."""
         for rank, world in VARIABLES:
             if rank in environment and world in environment:
-                try:
-                    return Shard(int(environment[rank]), int(environment[world]))
-                except ValueError:
-                    raise InputError(f"{rank} and {world} must be whole numbers") from None
+                if not (environment[rank].isdecimal() and environment[world].isdecimal()):
+                    raise InputError(f"{rank} and {world} must be whole numbers")
+                return Shard(int(environment[rank]), int(environment[world]))
         return Shard()
 
     def mine(self, records: Sequence[Any]) -> list[Any]:
