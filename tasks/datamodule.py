@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -22,13 +21,12 @@ from photon.evaluation.report import file_hash
 from photon.model.photon import PhotonModel
 from photon.questions.dataset import Collate, VolumeQuestions
 from photon.questions.from_masks import generate_questions
-from photon.questions.phantoms import write_phantom_dataset
 from photon.questions.record import Record, read_records, write_records
 from photon.volume.geometry import same_grid
 from photon.volume.preparing import BAD_CASES, prepare_all
 from photon.volume.reader import read_labels, read_volume
 from photon.volume.store import VolumeStore
-from tasks.progress import bars, say
+from tasks.progress import say
 from tasks.sampler import EpochBatches
 
 Kind = Literal["questions", "reports"]
@@ -162,62 +160,6 @@ class QuestionData(LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
         )
-
-
-class PhantomData(QuestionData):
-    """Procedural CTs with exact label maps, written once under `root`; a patient is a phantom.
-
-    Args:
-        n_train, n_val, n_test: phantoms of each split.
-        written: questions written a phantom, of which a batch draws `questions_per_volume`.
-        numeric: share of the size and attenuation questions that ask for a number.
-        forms: of the questions: choice, free.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        store: str | Path,
-        n_train: int,
-        n_test: int,
-        n_val: int = 0,
-        written: int = 24,
-        numeric: float = 0.15,
-        forms: Sequence[str] = ("choice", "free"),
-        seed: int = 7,
-        volumes_per_batch: int = 4,
-        questions_per_volume: int = 16,
-        workers: int = 0,
-    ):
-        super().__init__(root, store, seed, volumes_per_batch, questions_per_volume, workers)
-        self.spec = {
-            "n_train": n_train,
-            "n_val": n_val,
-            "n_test": n_test,
-            "questions_per_volume": written,
-            "numeric": numeric,
-            "forms": tuple(forms),
-        }
-
-    def path(self, split: str, kind: Kind = "questions") -> Path:
-        self._write()
-        return self.root / (f"{split}.jsonl" if kind == "questions" else f"{split}_reports.jsonl")
-
-    def _write(self) -> None:
-        if (self.root / "manifest.json").is_file():
-            write_phantom_dataset(self.root, seed=self.seed, **self.spec)
-            return
-        started = time.perf_counter()
-        with bars() as progress:
-            bar = progress.add_task("phantoms", total=None, figures="")
-            write_phantom_dataset(
-                self.root,
-                seed=self.seed,
-                progress=lambda done, n: progress.update(bar, completed=done, total=n),
-                **self.spec,
-            )
-        count = sum(self.spec[f"n_{split}"] for split in ("train", "val", "test"))
-        say("phantoms", f"{count} volumes with label maps in {self.root}", started)
 
 
 class RecordData(QuestionData):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,57 +64,71 @@ def questions_from_scene(
     subtasks: Sequence[str] = templates.SUBTASKS,
     numeric: float = 0.5,
     reference: Reference | None = None,
-    prevalence: Mapping[str, float] | None = None,
     exclude: Collection[str] = (),
 ) -> list[Record]:
     """Choose and word the questions of a measured scene; the same arguments give the same records.
 
     Questions are shared evenly between `subtasks`, within one between its kinds, within a kind
-    between the answers that this scene can give.  `numeric`: share of mL and HU questions in the
-    subtasks that have them.  `reference`: {organ: {"volume_ml": (low, high), "hu": (low, high)}},
-    without which no size or attenuation class is asked.  `prevalence`: {organ: share of volumes
-    that show it}, which evens out yes and no over a data set.  `exclude`: kinds ("side") or
+    between the answers that this scene can give.  `numeric`: share of mL, HU and mm questions in
+    the subtasks that have them.  `reference`: {organ: {"volume_ml": (low, high), "hu": (low,
+    high)}}, without which no size or attenuation class is asked.  `exclude`: kinds ("side") or
     "KIND:ORGAN" never asked.  `prefix`: of the ids, by default the volume's file name.  Raises
     ValueError on an unknown form or subtask and on illegal numbers.
     """
-    _check(forms, subtasks, per_volume, numeric)
+    check_options(forms, subtasks, per_volume, numeric)
     rng = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(volume.encode())]))
     items = [
         item
-        for item in find_items(scene, reference or {}, prevalence or {}, rng)
+        for item in find_items(scene, reference or {}, rng)
         if item.kind not in exclude and f"{item.kind}:{item.organ}" not in exclude
     ]
-    items = [item for item in items if item.keep >= 1.0 or rng.random() < item.keep]
-    pools = {name: [i for i in items if _subtask(i) == name] for name in subtasks}
-    records: list[Record] = []
-    while len(records) < per_volume and any(pools.values()):
-        for name in rng.permutation([name for name in subtasks if pools[name]]):
-            if len(records) == per_volume:
-                break
-            item = _pick(pools[str(name)], numeric, rng)
-            pools[str(name)].remove(item)
-            records.append(_word(item, len(records), volume, forms, rng))
+    chosen = choose(items, per_volume, subtasks, numeric, rng)
     prefix = _stem(volume) if prefix is None else prefix
-    base = {"labels": labels_path, "patient": patient or volume, "task": task}
+    where = {"volume": volume, "labels": labels_path, "patient": patient or volume, "task": task}
     extra = {"split": split} if split else {}
-    return [_with(record, base, extra, prefix) for record in records]
+    return [
+        word(item, f"{prefix}-{number:03d}", forms, rng, extra, **where)
+        for number, item in enumerate(chosen)
+    ]
 
 
-def find_items(
-    scene: Scene, reference: Reference, prevalence: Mapping[str, float], rng: np.random.Generator
-) -> list[Item]:
+def find_items(scene: Scene, reference: Reference, rng: np.random.Generator) -> list[Item]:
     """Everything that the voxels answer without doubt. `rng` draws the distractors of numbers."""
     return [
-        *existence_items(scene, prevalence),
+        *existence_items(scene),
         *size_items(scene, reference, rng),
         *attenuation_items(scene, reference, rng),
-        *counting_items(scene, prevalence, rng),
+        *counting_items(scene, rng),
         *location_items(scene),
         *comparison_items(scene),
     ]
 
 
-def _check(forms: Sequence[str], subtasks: Sequence[str], per_volume: int, numeric: float) -> None:
+def choose(
+    items: Sequence[Item],
+    n: int,
+    subtasks: Sequence[str],
+    numeric: float,
+    rng: np.random.Generator,
+    evenly: Sequence[str] = ("kind", "answer_class"),
+) -> list[Item]:
+    """Up to `n` items: shared evenly between the subtasks, in one by `evenly`, then by chance."""
+    pools = {name: [i for i in items if subtask_of(i) == name] for name in subtasks}
+    chosen: list[Item] = []
+    while len(chosen) < n and any(pools.values()):
+        for name in rng.permutation([name for name in subtasks if pools[name]]):
+            if len(chosen) == n:
+                break
+            item = _pick(pools[str(name)], numeric, rng, evenly)
+            pools[str(name)].remove(item)
+            chosen.append(item)
+    return chosen
+
+
+def check_options(
+    forms: Sequence[str], subtasks: Sequence[str], per_volume: int, numeric: float
+) -> None:
+    """Raise ValueError on an unknown form or subtask and on illegal numbers."""
     if not forms or set(forms) - set(FORMS):
         raise ValueError(f"forms={list(forms)} must be a non-empty part of {list(FORMS)}")
     if not subtasks or set(subtasks) - set(templates.SUBTASKS):
@@ -127,27 +140,32 @@ def _check(forms: Sequence[str], subtasks: Sequence[str], per_volume: int, numer
         raise ValueError(f"numeric={numeric} must lie in [0, 1]")
 
 
-def _subtask(item: Item) -> str:
+def subtask_of(item: Item) -> str:
     return templates.SUBTASK_OF[item.kind]
 
 
-def _pick(pool: list[Item], numeric: float, rng: np.random.Generator) -> Item:
-    """One item: number or not, then a kind, then an answer, then an organ, each evenly."""
+def _pick(
+    pool: list[Item], numeric: float, rng: np.random.Generator, evenly: Sequence[str]
+) -> Item:
+    """One item: number or not, then by each key of `evenly`, then any."""
     numbers = [item for item in pool if item.value is not None]
     others = [item for item in pool if item.value is None]
     use_numbers = rng.random() < numeric
     pool = (numbers if use_numbers else others) or numbers or others
-    for key in ("kind", "answer_class"):
+    for key in evenly:
         values = sorted({getattr(item, key) for item in pool})
         value = values[int(rng.integers(len(values)))]
         pool = [item for item in pool if getattr(item, key) == value]
     return pool[int(rng.integers(len(pool)))]
 
 
-def _word(
-    item: Item, number: int, volume: str, forms: Sequence[str], rng: np.random.Generator
+def word(
+    item: Item, name: str, forms: Sequence[str], rng: np.random.Generator, extra: dict, **where
 ) -> Record:
-    """Phrase an item, and shuffle the options when it becomes a choice question."""
+    """Phrase an item, and shuffle the options when it becomes a choice question.
+
+    `name` begins its id; `extra` and `where` (volume, labels, ...) are of the record.
+    """
     text = templates.phrase(item.kind, int(rng.integers(1 << 16)), **item.words)
     form = forms[int(rng.integers(len(forms)))]
     choices, letter, answer = None, None, item.answer
@@ -157,11 +175,10 @@ def _word(
         letter = next(key for key, option in choices.items() if option == item.answer)
         text, answer = choice_text(text, choices), letter
     return Record(
-        id=f"{number:03d}-{item.kind}",
-        volume=volume,
+        id=f"{name}-{item.kind}",
         question=text,
         answer=answer,
-        subtask=_subtask(item),
+        subtask=subtask_of(item),
         question_type=form,
         choices=choices,
         answer_letter=letter,
@@ -169,13 +186,10 @@ def _word(
         organ=item.organ,
         value=item.value,
         unit=item.unit,
-        extra={"kind": item.kind, **item.extra},
+        extra={"kind": item.kind, **item.extra, **extra},
+        **where,
     )
 
 
 def _stem(volume: str) -> str:
     return Path(volume).name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _with(record: Record, base: dict, extra: dict, prefix: str) -> Record:
-    return replace(record, id=f"{prefix}-{record.id}", extra={**record.extra, **extra}, **base)

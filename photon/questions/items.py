@@ -31,8 +31,8 @@ class Item:
     """One answerable question.
 
     `options` holds the answer and its distractors.  `value`, `unit`: of numeric answers.
-    `answer_class`: what balancing counts (the answer, or "number").  `keep`: the probability with
-    which the item survives thinning, below 1 for an answer that is common by construction.
+    `answer_class`: what balancing counts (the answer, or "number").  `diameters`: mm of the lesions
+    that the answer depends on.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Item:
     evidence: tuple[int, ...]
     value: float | None = None
     unit: str | None = None
-    keep: float = 1.0
+    diameters: tuple[float, ...] = ()
     extra: dict = field(default_factory=dict)
 
     @property
@@ -68,26 +68,19 @@ def pairs(group: Mapping[str, Structure]) -> Iterator[tuple[str, Structure, Stru
             yield base, left, right
 
 
-def _thin(probability: float, target: float) -> float:
-    """Keep-probability that brings an answer of this probability down to the target's."""
-    return min(1.0, target / probability) if probability > 0 else 1.0
-
-
-def existence_items(scene: Scene, prevalence: Mapping[str, float]) -> Iterator[Item]:
+def existence_items(scene: Scene) -> Iterator[Item]:
     for name, structure in scene.structures.items():
         seen = scene.present(name)
         if seen is not None and not re.match(r"rib_", name):
-            share = prevalence.get(name, 0.5)
-            keep = _thin(share, 1 - share) if seen else _thin(1 - share, share)
-            if keep > 0:
-                yield Item(
-                    "organ_present", name, {"x": display(name)}, "yes" if seen else "no",
-                    words.YES_NO, structure.seen if seen else (), keep=keep,
-                )  # fmt: skip
+            yield Item(
+                "organ_present", name, {"x": display(name)}, "yes" if seen else "no",
+                words.YES_NO, structure.seen if seen else (),
+            )  # fmt: skip
         if seen and structure.lesion_ids and structure.lesions_certain:
             yield Item(
                 "lesion_present", name, {"x": display(name), "w": structure.lesion_word},
                 "yes" if structure.lesions else "no", words.YES_NO, structure.seen,
+                diameters=structure.diameters,
             )  # fmt: skip
     for name, finding in scene.findings.items():
         seen = scene.present(name)
@@ -135,6 +128,8 @@ def size_items(scene: Scene, reference: Reference, rng: np.random.Generator) -> 
         text = {"x": display(name)}
         if answer := size_class(structure, reference):
             yield Item("size_class", name, text, answer, words.SIZE_CLASSES, ids)
+        if len(structure.lesions) == 1 and structure.lesions_certain and name not in scene.groups:
+            yield _diameter_item(structure, rng)
         assert whole is not None
         kind = "visible_volume" if whole.cut else "volume"
         value = round(whole.volume_ml, 0 if whole.volume_ml >= 10 else 1)
@@ -142,6 +137,16 @@ def size_items(scene: Scene, reference: Reference, rng: np.random.Generator) -> 
         options = _number_options(value, value * rng.permutation(factors)[:3], "mL")
         extra = {"cut": True} if whole.cut else {}
         yield Item(kind, name, text, f"{value:g} mL", options, ids, value, "mL", extra=extra)
+
+
+def _diameter_item(structure: Structure, rng: np.random.Generator) -> Item:
+    value, text = round(structure.diameters[0]), {"x": display(structure.name)}
+    others = value * rng.permutation(np.array((0.5, 0.7, 1.4, 1.8)))[:3]
+    return Item(
+        "lesion_diameter", structure.name, {**text, "w": structure.lesion_word}, f"{value:g} mm",
+        _number_options(value, others, "mm"), structure.seen, float(value), "mm",
+        diameters=structure.diameters,
+    )  # fmt: skip
 
 
 def attenuation_items(
@@ -168,13 +173,14 @@ def attenuation_items(
         if certain and abs(differences[0]) >= 50:
             answer = "brighter" if differences[0] > 0 else "darker"
             text = {**text, "w": structure.lesion_word}
-            options = ("brighter", "darker")
-            yield Item("lesion_density", name, text, answer, options, structure.seen)
+            options, ids = ("brighter", "darker"), structure.seen
+            diameters = structure.diameters
+            yield Item("lesion_density", name, text, answer, options, ids, diameters=diameters)
 
 
 def _number_options(value: float, others: np.ndarray, unit: str) -> tuple[str, ...]:
     """The answer first, then distractors rounded like it and distinct from it and one another."""
-    digits = 0 if unit == "HU" or abs(value) >= 10 else 1
+    digits = 1 if unit == "mL" and abs(value) < 10 else 0
     texts = [f"{value:g} {unit}"]
     for other in others:
         text = f"{round(float(other), digits):g} {unit}"
@@ -191,31 +197,22 @@ def _count_options(count: int, rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(str(n) for n in range(start, start + 4))
 
 
-def counting_items(
-    scene: Scene, prevalence: Mapping[str, float], rng: np.random.Generator
-) -> Iterator[Item]:
+def counting_items(scene: Scene, rng: np.random.Generator) -> Iterator[Item]:
     for structure in organs(scene):
         if structure.lesion_ids and structure.lesions_certain:
             count = len(structure.lesions)
-            text = {"x": display(structure.name), "w": structure.lesion_word}
-            options = _count_options(count, rng)
-            ids = structure.seen
-            yield Item("lesion_count", structure.name, text, str(count), options, ids)
+            yield Item(
+                "lesion_count", structure.name,
+                {"x": display(structure.name), "w": structure.lesion_word}, str(count),
+                _count_options(count, rng), structure.seen, diameters=structure.diameters,
+            )  # fmt: skip
     for base, left, right in pairs(scene.structures):
         seen = (scene.present(left.name), scene.present(right.name))
         if None in seen:
             continue
         count = sum(map(bool, seen))
-        p, q = prevalence.get(left.name), prevalence.get(right.name)
-        keep = 1.0
-        if p is not None and q is not None:
-            chances = ((1 - p) * (1 - q), p * (1 - q) + q * (1 - p), p * q)
-            # Two is the usual answer: thin it to the frequency of one.
-            keep = _thin(chances[2], chances[1]) if count == 2 else 1.0
         text, ids = {"n": plural(base)}, left.seen + right.seen
-        options = _count_options(count, rng)
-        if keep > 0:
-            yield Item("pair_count", base, text, str(count), options, ids, keep=keep)
+        yield Item("pair_count", base, text, str(count), _count_options(count, rng), ids)
     for noun, pattern in FAMILIES.items():
         members = [name for name in scene.structures if re.fullmatch(pattern, name)]
         seen = [scene.present(name) for name in members]

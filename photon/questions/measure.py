@@ -5,6 +5,7 @@ World coordinates are RAS+ mm: x grows to the patient's right, y to the front, z
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +46,11 @@ class Region:
     def mean_hu(self) -> float:
         return self.hu_sum / self.voxels
 
+    @property
+    def diameter_mm(self) -> float:
+        """Of the ball of the same volume."""
+        return (6000.0 * self.volume_ml / math.pi) ** (1 / 3)
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -68,6 +74,11 @@ class Structure:
     def lesions_certain(self) -> bool:
         """False where a component of a few voxels leaves open whether it is a lesion."""
         return all(lesion.voxels >= 10 for lesion in self.lesions)
+
+    @property
+    def diameters(self) -> tuple[float, ...]:
+        """Of its lesions, in mm."""
+        return tuple(lesion.diameter_mm for lesion in self.lesions)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Phantom data sets on disk: CTs, label maps, questions and reports, written in parallel.
+"""PhantomVQA and other phantom data sets on disk: CTs, label maps, questions and reports.
 
-ROOT/ct/NAME.nii.gz, ROOT/labels/NAME.nii.gz, ROOT/{train,val,test}.jsonl (questions),
-ROOT/{split}_reports.jsonl (captions, for Phase 1) and ROOT/manifest.json, which is
-written last: a second call with the same configuration finds it and returns at once.
+ROOT/ct/NAME.nii.gz, ROOT/labels/NAME.nii.gz, ROOT/{split}.jsonl (questions), for splits with
+volumes of their own ROOT/{split}_reports.jsonl (captions), and ROOT/manifest.json, which is written
+last: a second call with the same configuration finds it and returns at once.
 """
 
 from __future__ import annotations
@@ -10,122 +10,129 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from isal import igzip
 
 from photon.errors import InputError
 from photon.questions import templates
-from photon.questions.captions import reports
-from photon.questions.from_masks import FORMS, questions_from_scene
-from photon.questions.measure import Scene, measure
+from photon.questions.balance import Thinning
+from photon.questions.from_masks import FORMS, check_options, choose, word
+from photon.questions.items import Item
+from photon.questions.phantom_files import Asked, Patient, Written, write_patient
 from photon.questions.record import Record, read_records, write_records
-from photon.volume.phantom import make_phantom
-from photon.volume.phantom_layout import AORTA, NAMES, ORGANS, SPINE, PhantomConfig
+from photon.volume.phantom_layout import NAMES, PhantomConfig
 
-VERSION = 3
-# Aorta and spine are context, the same in every phantom.
-QUESTION_NAMES = {label: name for label, name in NAMES.items() if label not in (AORTA, SPINE)}
-# Kinds whose answer anatomy fixes: a model that never looks would know them.
-CONSTANT_KINDS = frozenset(
-    {"side", "relative_side", "relative_level", "larger", "denser", "visible_volume"}
-    | {f"lesion_density:{organ.name}" for organ in ORGANS if len(organ.lesion_hu) == 1}
-)
+VERSION = 4  # of everything below; the benchmark's version is that of its data card
+SEED_OFFSET = {"train": 0, "val": 10**7, "test": 2 * 10**7, "test_ood": 3 * 10**7}
+BALANCED = "test_balanced"  # the patients of `test`, asked without a language prior
+SPLITS = (*SEED_OFFSET, BALANCED)
 
 
 @dataclass(frozen=True)
 class PhantomDataset:
-    """What `write_phantom_dataset` writes; its hash names a data set's content."""
+    """What `write_phantom_dataset` writes; its hash names a data set's content.
+
+    n_*: patients of each split. follow_up: share of patients with a second scan.
+    questions_per_pair: of a patient's two scans together. prior: share of the answers that a
+    question's words give away (see `Thinning`). large_lesion: mm of diameter from which on a lesion
+    is of the stratum "large". ood: what differs in `test_ood`.
+    """
 
     n_train: int = 400
     n_val: int = 32
     n_test: int = 64
+    n_ood: int = 0
     seed: int = 0
+    follow_up: float = 0.0
     questions_per_volume: int = 24
+    questions_per_pair: int = 16
     reports: int = 3
     forms: tuple[str, ...] = FORMS
-    subtasks: tuple[str, ...] = templates.SUBTASKS
     numeric: float = 0.15
+    prior: float = 0.0
+    large_lesion: float = 36.0
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    ood: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "forms", tuple(self.forms))
+        if not isinstance(self.phantom, PhantomConfig):
+            object.__setattr__(self, "phantom", PhantomConfig(**self.phantom))
+        check_options(self.forms, templates.SUBTASKS, self.questions_per_volume, self.numeric)
+        if not 0.0 <= self.follow_up <= 1.0:
+            raise ValueError(f"follow_up={self.follow_up} must lie in [0, 1]")
+        Thinning([], self.prior)
+        replace(self.phantom, **self.ood)
+
+    def to_dict(self) -> dict:
+        """Plain values, for the manifest and the fingerprint."""
+        return {**asdict(self), "phantom": self.phantom.to_dict(), "version": VERSION}
 
     def fingerprint(self) -> str:
-        plain = {**asdict(self), "phantom": self.phantom.to_dict(), "version": VERSION}
-        text = json.dumps(plain, sort_keys=True, default=list)
+        text = json.dumps(self.to_dict(), sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-
-def phantom_prevalence(config: PhantomConfig) -> dict[str, float]:
-    """Share of phantoms that show each organ."""
-    return {o.name: 1.0 - config.missing_probability * o.removable for o in ORGANS}
-
-
-def phantom_questions(scene: Scene, spec: PhantomDataset, **where) -> list[Record]:
-    """Questions of one phantom, as the data set asks them."""
-    return questions_from_scene(
-        scene,
-        task="phantom",
-        seed=spec.seed,
-        per_volume=spec.questions_per_volume,
-        forms=spec.forms,
-        subtasks=spec.subtasks,
-        numeric=spec.numeric,
-        reference=spec.phantom.reference(),
-        prevalence=phantom_prevalence(spec.phantom),
-        exclude=CONSTANT_KINDS,
-        **where,
-    )
+    def patients(self, root: Path) -> Iterator[Patient]:
+        """Every patient of every split that has volumes of its own."""
+        for split, count in zip(SEED_OFFSET, (self.n_train, self.n_val, self.n_test, self.n_ood)):
+            config = replace(self.phantom, **self.ood) if split == "test_ood" else self.phantom
+            for index in range(count):
+                yield Patient(
+                    root,
+                    f"{split}_{index:05d}",
+                    split,
+                    self.seed * 10**8 + SEED_OFFSET[split] + index,
+                    int((index + 1) * self.follow_up) > int(index * self.follow_up),
+                    config,
+                    self.phantom.reference(),
+                    self.reports,
+                )
 
 
-def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    """Array [D,H,W] to a gzipped NIfTI at isa-l level 0 (fast), whole or not at all.
-
-    The same input gives the same bytes; `affine` maps (w,h,d,1) to RAS+ mm.
-    """
-    image = nib.Nifti1Image(array.transpose(2, 1, 0), affine)
-    image.header.set_xyzt_units("mm")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(igzip.compress(image.to_bytes(), compresslevel=0, mtime=0))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_case(root: Path, spec: PhantomDataset, split: str, index: int) -> tuple[list, list]:
-    """Write one phantom; returns its question rows and its report rows."""
-    name = f"{split}_{index:05d}"
-    ct, labels = f"ct/{name}.nii.gz", f"labels/{name}.nii.gz"
-    offset = {"train": 0, "val": 10**7, "test": 2 * 10**7}[split]
-    phantom = make_phantom(spec.seed * 10**8 + offset + index, spec.phantom)
-    if not (root / ct).exists():
-        write_nifti(root / ct, phantom.array, phantom.affine)
-    if not (root / labels).exists():
-        write_nifti(root / labels, phantom.labels, phantom.affine)
-    scene = measure(phantom.array, phantom.labels, phantom.affine, QUESTION_NAMES)
-    where = {"volume": ct, "labels_path": labels, "patient": name, "split": split}
-    questions = [record.to_row() for record in phantom_questions(scene, spec, **where)]
-    told = reports(
-        scene,
-        spec.phantom.reference(),
-        spec.reports,
-        seed=index,
-        prefix=name,
-        volume=ct,
-        labels=labels,
-        patient=name,
-        extra={"facts": phantom.facts, "split": split},
-    )
-    return questions, [record.to_row() for record in told]
+def patient_records(
+    patient: Patient, asked: Asked, split: str, spec: PhantomDataset, thinning: Thinning
+) -> list[Record]:
+    """The questions of one scan, or of a pair, as a split asks them."""
+    key = zlib.crc32("/".join((split, *asked.volumes)).encode())
+    rng = np.random.default_rng(np.random.SeedSequence([spec.seed, key]))
+    items = [item for item in asked.items if rng.random() < thinning.keep(item)]
+    count = spec.questions_per_volume if len(asked.volumes) == 1 else spec.questions_per_pair
+    chosen = choose(items, count, templates.SUBTASKS, spec.numeric, rng, evenly=("kind",))
+    name = Path(asked.volumes[-1]).name.removesuffix(".nii.gz")
+    prefix = f"{name}-pair" if len(asked.volumes) > 1 else name
+    prefix = f"balanced-{prefix}" if split == BALANCED else prefix
+    where = {
+        "volume": asked.volumes[0],
+        "more_volumes": asked.volumes[1:],
+        "labels": asked.labels[0],
+        "more_labels": asked.labels[1:],
+        "patient": patient.name,
+        "task": "phantom",
+    }
+    return [
+        word(
+            item,
+            f"{prefix}-{number:03d}",
+            spec.forms,
+            rng,
+            {"split": split, "stratum": stratum(item, spec.large_lesion)},
+            **where,
+        )
+        for number, item in enumerate(chosen)
+    ]
 
 
-def _run(job: tuple) -> tuple[list, list]:
-    return _write_case(*job)
+def stratum(item: Item, large: float) -> str:
+    """small or large by the smallest lesion (mm) that the answer depends on; none without one."""
+    if not item.diameters:
+        return "none"
+    return "large" if min(item.diameters) >= large else "small"
 
 
 def write_phantom_dataset(
@@ -141,38 +148,34 @@ def write_phantom_dataset(
     """Write (or find) a phantom data set and return its manifest.
 
     `options`: further fields of `PhantomDataset`.  `workers`: processes, default one per CPU.
-    `progress(done, total)` is called after each volume.  Volumes already written are kept, so an
+    `progress(done, total)` is called after each patient.  Volumes already written are kept, so an
     interrupted call continues.  Raises InputError where `root` holds a data set of another
     configuration.
     """
     root = Path(root)
-    spec = PhantomDataset(n_train, n_val, n_test, seed, **options)
+    spec = PhantomDataset(n_train, n_val, n_test, seed=seed, **options)
     if (found := _find(root, spec)) is not None:
         return found
     for folder in ("ct", "labels"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     _write_json(root / "building.json", {"fingerprint": spec.fingerprint()})
-    jobs = [
-        (root, spec, split, index)
-        for split, count in (("train", n_train), ("val", n_val), ("test", n_test))
-        for index in range(count)
-    ]
-    results = []
-    for result in _parallel(jobs, workers):
-        results.append(result)
+    patients = list(spec.patients(root))
+    written = []
+    for result in _parallel(patients, workers):
+        written.append(result)
         if progress:
-            progress(len(results), len(jobs))
-    counts = {}
-    for split in ("train", "val", "test"):
-        mine = [r for job, r in zip(jobs, results, strict=True) if job[2] == split]
-        write_records(root / f"{split}_reports.jsonl", [row for _, told in mine for row in told])
-        rows = [row for questions, _ in mine for row in questions]
-        counts[split] = {"volumes": len(mine), "questions": write_records(
-            root / f"{split}.jsonl", rows)}  # fmt: skip
+            progress(len(written), len(patients))
+    splits = _write_splits(root, spec, patients, written)
+    digests = {path: d for w in written for path, d in w.digests.items()}
+    digests |= {
+        f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(root.glob("*.jsonl"))
+    }
+    content = json.dumps(digests, sort_keys=True).encode()
     manifest = {
         "fingerprint": spec.fingerprint(),
-        "spec": {**asdict(spec), "phantom": spec.phantom.to_dict()},
-        "splits": counts,
+        "content": hashlib.sha256(content).hexdigest(),
+        "spec": spec.to_dict(),
+        "splits": splits,
         "names": {str(label): name for label, name in NAMES.items()},
         "reference": spec.phantom.reference(),
     }
@@ -181,16 +184,51 @@ def write_phantom_dataset(
     return json.loads((root / "manifest.json").read_text())
 
 
-def _parallel(jobs: list[tuple], workers: int | None):
+def _write_splits(
+    root: Path, spec: PhantomDataset, patients: list[Patient], written: list[Written]
+) -> dict:
+    """Write the questions and reports of every split; counts of each."""
+    usual = [
+        item
+        for patient, result in zip(patients, written, strict=True)
+        if patient.split != "test_ood"
+        for asked in result.asked
+        for item in asked.items
+    ]
+    counts = {}
+    for split in SPLITS:
+        source = "test" if split == BALANCED else split
+        mine = [(p, w) for p, w in zip(patients, written, strict=True) if p.split == source]
+        if not mine and split not in ("train", "val", "test"):
+            continue
+        thinning = Thinning(usual, 0.0 if split == BALANCED else spec.prior, spec.seed)
+        records = [
+            record
+            for patient, result in mine
+            for asked in result.asked
+            for record in patient_records(patient, asked, split, spec, thinning)
+        ]
+        counts[split] = {
+            "patients": len(mine),
+            "volumes": sum(len(w.digests) // 2 for _, w in mine),
+            "questions": write_records(root / f"{split}.jsonl", records),
+        }
+        if split != BALANCED:
+            told = [row for _, result in mine for row in result.reports]
+            write_records(root / f"{split}_reports.jsonl", told)
+    return counts
+
+
+def _parallel(patients: list[Patient], workers: int | None) -> Iterator[Written]:
     if workers is None:  # a process takes seconds to start, a phantom milliseconds to make
-        workers = min(os.cpu_count() or 1, 1 + len(jobs) // 50)
-    workers = min(workers, len(jobs))
+        workers = min(os.cpu_count() or 1, 1 + len(patients) // 50)
+    workers = min(workers, len(patients))
     if workers <= 1:
-        yield from map(_run, jobs)
+        yield from map(write_patient, patients)
         return
     # Spawned, not forked: the caller may hold torch threads, which do not survive a fork.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_run, jobs, chunksize=4)
+        yield from pool.map(write_patient, patients, chunksize=4)
 
 
 def _find(root: Path, spec: PhantomDataset) -> dict | None:

@@ -11,8 +11,10 @@ from photon.questions.items import Item, near, organs, pairs
 from photon.questions.label_names import LATERAL, display, split_side
 from photon.questions.measure import Scene, Structure
 
+LESION_RATIO = 1.15  # of two diameters, above which one lesion is called larger
 
-def _side_set(left: bool, right: bool) -> str:
+
+def side_set(left: bool, right: bool) -> str:
     return {(True, True): "both", (False, False): "neither"}.get(
         (left, right), "left" if left else "right"
     )
@@ -23,9 +25,10 @@ def location_items(scene: Scene) -> Iterator[Item]:
         lesions_known = left.lesion_ids and right.lesion_ids and (left.whole or right.whole)
         if lesions_known and left.lesions_certain and right.lesions_certain:
             text = {"x": display(base), "w": left.lesion_word}
-            answer = _side_set(bool(left.lesions), bool(right.lesions))
-            ids = left.seen + right.seen
-            yield Item("lesion_side", base, text, answer, words.SIDE_SETS, ids)
+            answer = side_set(bool(left.lesions), bool(right.lesions))
+            ids, diameters = left.seen + right.seen, left.diameters + right.diameters
+            options = words.SIDE_SETS
+            yield Item("lesion_side", base, text, answer, options, ids, diameters=diameters)
         if scene.present(left.name) and scene.present(right.name):
             yield from _pair_level(scene, base, left, right)
     for base, left, right in pairs(scene.findings):
@@ -36,7 +39,7 @@ def location_items(scene: Scene) -> Iterator[Item]:
                 for finding, there in zip((left, right), seen, strict=True)
                 for i in (finding.seen if there else near(scene, finding.name))
             )
-            answer = _side_set(bool(seen[0]), bool(seen[1]))
+            answer = side_set(bool(seen[0]), bool(seen[1]))
             yield Item("finding_side", base, {"x": display(base)}, answer, words.SIDE_SETS, ids)
     for structure in organs(scene):
         yield from _lesion_level(structure)
@@ -62,7 +65,10 @@ def _lesion_level(structure: Structure) -> Iterator[Item]:
     if abs(offset) >= 0.1 * (whole.high - whole.low):
         text = {"x": display(structure.name), "w": structure.lesion_word}
         answer = "upper" if offset > 0 else "lower"
-        yield Item("lesion_level", structure.name, text, answer, ("upper", "lower"), structure.seen)
+        yield Item(
+            "lesion_level", structure.name, text, answer, ("upper", "lower"), structure.seen,
+            diameters=structure.diameters,
+        )  # fmt: skip
 
 
 def _side(scene: Scene, structure: Structure) -> Iterator[Item]:
@@ -116,11 +122,30 @@ def comparison_items(scene: Scene) -> Iterator[Item]:
         for second in seen[index + 1 :]:
             if not _distinct(first, second):
                 continue
+            texts = (display(first.name), display(second.name))
+            ids = first.seen + second.seen
+            text = {"x": texts[0], "y": texts[1]}
             for kind, answer in _compare(first, second, "larger", "denser"):
-                texts = (display(first.name), display(second.name))
-                ids = first.seen + second.seen
-                text = {"x": texts[0], "y": texts[1]}
                 yield Item(kind, first.name, text, display(answer.name), texts, ids)
+            for kind, answer in _compare_lesions(first, second):
+                text = {**text, "w": answer.lesion_word}
+                diameters = first.diameters + second.diameters
+                option = display(answer.name)
+                yield Item(kind, first.name, text, option, texts, ids, diameters=diameters)
+
+
+def _compare_lesions(first: Structure, second: Structure) -> Iterator[tuple[str, Structure]]:
+    """(kind, the answer) where one organ has a lesion, or each has one and they differ in size."""
+    if not (first.lesion_ids and second.lesion_ids):
+        return
+    if not (first.lesions_certain and second.lesions_certain):
+        return
+    if bool(first.lesions) != bool(second.lesions):
+        yield "lesion_organ", first if first.lesions else second
+    elif len(first.lesions) == len(second.lesions) == 1:
+        a, b = first.diameters[0], second.diameters[0]
+        if max(a, b) >= LESION_RATIO * min(a, b):
+            yield "lesion_larger", first if a > b else second
 
 
 def _more_lesions(base: str, left: Structure, right: Structure) -> Iterator[Item]:
@@ -128,7 +153,8 @@ def _more_lesions(base: str, left: Structure, right: Structure) -> Iterator[Item
     if certain and right.lesion_ids and len(left.lesions) != len(right.lesions):
         answer = "left" if len(left.lesions) > len(right.lesions) else "right"
         text = {"x": display(base), "w": left.lesion_word}
-        yield Item("pair_lesions", base, text, answer, words.SIDES, left.seen + right.seen)
+        ids, diameters = left.seen + right.seen, left.diameters + right.diameters
+        yield Item("pair_lesions", base, text, answer, words.SIDES, ids, diameters=diameters)
 
 
 def _compare(

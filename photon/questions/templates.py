@@ -79,18 +79,20 @@ PHRASES: dict[str, tuple[str, ...]] = {
     ),
     "new_side": ("Which {x} contains a new {w}?", "On which side does a {x} contain a new {w}?"),
 }
-SUBTASK_OF: dict[str, str] = {
-    "organ_present": "existence", "lesion_present": "existence", "finding_present": "existence",
-    "size_class": "size", "volume": "size", "visible_volume": "size",
-    "hu_class": "attenuation", "mean_hu": "attenuation", "lesion_density": "attenuation",
-    "lesion_count": "counting", "pair_count": "counting", "family_count": "counting",
-    "lesion_side": "location", "finding_side": "location", "lesion_level": "location",
-    "pair_level": "location", "side": "location", "relative_side": "location",
-    "relative_level": "location",
-    "pair_larger": "comparison", "pair_denser": "comparison", "pair_lesions": "comparison",
-    "larger": "comparison", "denser": "comparison",
-}  # fmt: skip
-SUBTASKS = ("existence", "size", "attenuation", "counting", "location", "comparison")
+# The subtasks of the paper's Table 1, as far as label maps can answer them.
+_KINDS_OF = {
+    "existence_detection": "organ_present lesion_present finding_present",
+    "image_observation": "lesion_density lesion_level finding_side pair_level pair_count "
+    "family_count side relative_side relative_level",
+    "anomaly_detection": "lesion_count lesion_side lesion_organ",
+    "medical_measurement": "size_class hu_class volume visible_volume mean_hu lesion_diameter",
+    "static_comparison": "pair_larger pair_denser pair_lesions lesion_larger larger denser",
+    "longitudinal_comparison": "lesion_new lesion_resolved lesion_status lesion_change "
+    "finding_status new_side",
+}
+SUBTASK_OF = {kind: name for name, kinds in _KINDS_OF.items() for kind in kinds.split()}
+SUBTASKS = tuple(_KINDS_OF)
+LONGITUDINAL = "longitudinal_comparison"  # the subtask of questions about two scans
 REPORT_REQUESTS = ("Describe this scan.", "Write a report of this scan.", "What is in this scan?")
 YES_NO = ("yes", "no")
 SIDES = ("left", "right")

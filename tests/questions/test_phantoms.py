@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from photon.errors import InputError
+from photon.questions import phantom_files
 from photon.questions import phantoms as module
 from photon.questions.label_names import display
 from photon.questions.phantoms import load_split, write_phantom_dataset
@@ -35,7 +36,7 @@ def contents(folder):
 
 def test_files_and_counts(root):
     manifest = json.loads((root / "manifest.json").read_text())
-    assert manifest["splits"]["train"] == {"volumes": 6, "questions": 72}
+    assert manifest["splits"]["train"] == {"patients": 6, "volumes": 6, "questions": 72}
     assert manifest["names"]["14"] == "liver_lesion" and "liver" in manifest["reference"]
     assert len(list((root / "ct").iterdir())) == len(list((root / "labels").iterdir())) == 11
     patients = {s: {r.patient for r in load_split(root, s)} for s in ("train", "val", "test")}
@@ -93,7 +94,7 @@ def test_reports_state_the_facts(root):
 
 def test_second_call_touches_nothing(root, monkeypatch):
     before = contents(root)
-    monkeypatch.setattr(module, "_write_case", None)
+    monkeypatch.setattr(module, "write_patient", None)
     manifest = write_phantom_dataset(root, 6, 2, 3, seed=1, **OPTIONS)
     assert contents(root) == before and manifest["splits"]["test"]["volumes"] == 3
 
@@ -131,7 +132,7 @@ def test_a_failed_write_leaves_no_half_file(tmp_path, monkeypatch):
     def broken(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(module.os, "replace", broken)
+    monkeypatch.setattr(phantom_files.os, "replace", broken)
     with pytest.raises(OSError, match="no space"):
-        module.write_nifti(tmp_path / "a.nii.gz", np.zeros((2, 2, 2), np.int16), np.eye(4))
+        phantom_files.write_nifti(tmp_path / "a.nii.gz", np.zeros((2, 2, 2), np.int16), np.eye(4))
     assert not list(tmp_path.iterdir())
