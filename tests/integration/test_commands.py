@@ -1,10 +1,12 @@
 """The commands as a user types them, on real files, in a folder of their own."""
 
+import atexit
 import json
 import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import nibabel as nib
@@ -28,20 +30,28 @@ NOISE = ("litlogger", "GPU available", "treespec", "Writing model shards", "Usin
          "weights_only", "overridden", "logging interval", "wandb", "v_num")  # fmt: skip
 
 
+@cache
+def server() -> subprocess.Popen:
+    """server.py, started once for all tests of a process: what it imports takes seconds."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "server.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=ENVIRONMENT,
+        text=True,
+    )
+    atexit.register(process.stdin.close)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
 class Commands:
     """Runs commands in `folder`; see server.py."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._count = 0
-        self._server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "server.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=ENVIRONMENT,
-            text=True,
-        )
-        assert self._server.stdout.readline() == "ready\n"
+        self._server = server()
 
     def __call__(self, *argv: str) -> subprocess.CompletedProcess:
         self._count += 1
@@ -52,10 +62,6 @@ class Commands:
         code = int(self._server.stdout.readline())
         return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
 
-    def close(self) -> None:
-        self._server.stdin.close()
-        self._server.wait(timeout=30)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
@@ -64,9 +70,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(folder):
-    commands = Commands(folder)
-    yield commands
-    commands.close()
+    return Commands(folder)
 
 
 def fresh(folder: Path, *argv: str) -> subprocess.CompletedProcess:

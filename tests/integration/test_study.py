@@ -25,9 +25,7 @@ SWEEP = (
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    commands = Commands(folder)
-    yield folder, commands
-    commands.close()
+    return folder, Commands(folder)
 
 
 def test_a_table_from_a_sweep(work) -> None:
