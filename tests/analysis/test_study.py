@@ -41,7 +41,7 @@ def answers(condition: str, wrong_every: int, kept: int, offset: int = 0) -> lis
     ]
 
 
-def write_run(folder, overrides, seed, wrong_every, state="finished"):
+def write_run(folder, overrides, seed, wrong_every, state="finished", place=0):
     """A run directory as training leaves it."""
     run = folder / ",".join([*overrides, f"seed={seed}"])
     rows = {
@@ -55,6 +55,7 @@ def write_run(folder, overrides, seed, wrong_every, state="finished"):
     (run / "controls").mkdir()
     words = ["experiment=phantom_study/x", *overrides, f"seed={seed}"]
     (run / ".hydra" / "overrides.yaml").write_text("".join(f"- {w}\n" for w in words))
+    (run / ".hydra" / "hydra.yaml").write_text(f"hydra: {{job: {{num: {place}}}}}")
     (run / "run.json").write_text(json.dumps({"seed": seed, "name": "x"}))
     (run / "status.json").write_text(json.dumps({"state": state}))
     for name, part in rows.items():
@@ -70,7 +71,7 @@ def folder(tmp_path):
     """`full` is wrong at every second question, `better` at every fourth; one run was killed."""
     for seed in (0, 1):
         write_run(tmp_path, ["variant=full"], seed, 2)
-        write_run(tmp_path, ["variant=better"], seed, 4)
+        write_run(tmp_path, ["variant=better"], seed, 4, place=1)
     write_run(tmp_path, ["variant=better"], 2, 4, state="training")
     return tmp_path
 
@@ -160,7 +161,7 @@ def test_names_of_variants():
 
 def test_what_cannot_be_compared_is_said(folder, tmp_path_factory, capsys):
     assert main(["study", str(folder), "--reference", "best"]) == 1
-    assert "there are better, full" in capsys.readouterr().err
+    assert "there are full, better" in capsys.readouterr().err
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(InputError, match="no run directory"):
         read_study(empty)

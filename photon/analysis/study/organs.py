@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -107,5 +108,6 @@ def _overlap(rows: dict[str, list[Row]], variant: str) -> Section | None:
 
 
 def _mask(row: Row) -> Mask:
-    """A question's kept tokens; masks of two runs must not be paired, hence the seed."""
-    return Mask(f"{row['volume']}#{row['seed']}", str(row["organ"]), kept_mask(row))
+    """A question's kept tokens. Only masks on the same volumes in the same run are compared."""
+    where = [row["seed"], row["volume"], *(row.get("more_volumes") or ())]
+    return Mask(json.dumps(where), str(row["organ"]), kept_mask(row))

@@ -33,7 +33,7 @@ class Run:
     path: Path
     variant: str
     seed: int
-    config: dict[str, Any]
+    order: int  # place of the run in its sweep
     metrics: dict[str, Any]
 
     @cached_property
@@ -67,8 +67,8 @@ class Study:
 
     @property
     def variants(self) -> list[str]:
-        """Names, the reference first."""
-        names = sorted({run.variant for run in self.runs})
+        """Names in the order of the sweep, the reference first."""
+        names = in_order(self.runs)
         return [self.reference, *(name for name in names if name != self.reference)]
 
     def of(self, variant: str) -> list[Run]:
@@ -101,8 +101,8 @@ class Study:
 def read_study(folder: str | Path, reference: str | None = None) -> Study:
     """The finished runs below a folder.
 
-    reference: the variant that others are compared with; None takes `full`, `default`, or the first
-    by name. Raises InputError without any finished run, or for a reference that is not there.
+    reference: the variant that others are compared with; None takes the sweep's first. Raises
+    InputError without any finished run, or for a reference that is not there.
     """
     folder = Path(folder)
     paths = sorted(path.parent for path in folder.rglob("run.json"))
@@ -120,16 +120,24 @@ def read_study(folder: str | Path, reference: str | None = None) -> Study:
         raise InputError(f"{folder}: no run is finished ({reasons}). Run the sweep again.")
     overrides = [_overrides(path) for path in found]
     runs = [
-        Run(path, name, config["seed"], config, json.loads((path / "metrics.json").read_text()))
+        Run(
+            path, name, _json(path / "run.json")["seed"], _place(path), _json(path / "metrics.json")
+        )
         for path, name in zip(found, variant_names(overrides), strict=True)
-        for config in [json.loads((path / "run.json").read_text())]
     ]
     _check_seeds(runs)
-    names = sorted({run.variant for run in runs})
+    names = in_order(runs)
     if reference is not None and reference not in names:
         raise InputError(f"--reference {reference}: no such variant; there are {', '.join(names)}")
-    usual = [name for name in ("full", DEFAULT) if name in names]
-    return Study(folder, runs, reference or (usual or names)[0], left_out, _command(overrides))
+    return Study(folder, runs, reference or names[0], left_out, _command(overrides))
+
+
+def in_order(runs: Sequence[Run]) -> list[str]:
+    """Variants by the first place of their runs in the sweep, then by name."""
+    first: dict[str, int] = {}
+    for run in runs:
+        first[run.variant] = min(run.order, first.get(run.variant, run.order))
+    return sorted(first, key=lambda name: (first[name], name))
 
 
 def variant_names(overrides: Sequence[dict[str, str]]) -> list[str]:
@@ -162,12 +170,25 @@ def _unfinished(path: Path) -> str | None:
     return None if (path / "metrics.json").is_file() else "no metrics.json"
 
 
-def _overrides(path: Path) -> dict[str, str]:
-    file = path / ".hydra" / "overrides.yaml"
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _yaml(file: Path) -> Any:
     try:
-        lines = yaml.safe_load(file.read_text()) or []
+        return yaml.safe_load(file.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{file}: cannot be read ({error}). Call the sweep again.") from error
+
+
+def _place(path: Path) -> int:
+    """The run's number in its sweep; 0 for a run by itself."""
+    number = _yaml(path / ".hydra" / "hydra.yaml")["hydra"]["job"].get("num")
+    return number if isinstance(number, int) else 0
+
+
+def _overrides(path: Path) -> dict[str, str]:
+    lines = _yaml(path / ".hydra" / "overrides.yaml") or []
     return dict(line.lstrip("+~").split("=", 1) for line in lines if "=" in line)
 
 

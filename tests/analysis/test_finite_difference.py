@@ -1,0 +1,73 @@
+"""Changes of the loss on dropping and shrinking tokens, against separate passes of the model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from photon.analysis.finite_difference import TokenChange, summarise, token_changes
+from photon.losses import answer_loss
+from photon.pruning.baselines.given import GivenPruner
+from photon.questions.record import Record
+from tests.helpers import photon_model, random_batch
+
+
+@pytest.fixture(scope="module")
+def case():
+    model = photon_model(layer=0.5).eval()
+    batch, _, _ = random_batch(questions=((4, 3), (5,)))
+    batch.records.extend(Record(f"q{i}", "v", "?") for i in range(3))
+    return model, batch
+
+
+def loss(model, batch, masks):
+    """Answer loss of every question under masks, by an ordinary pass."""
+    own, model.pruner = model.pruner, GivenPruner(0.5, [mask.numpy() for mask in masks])
+    with torch.no_grad():
+        answers = model(batch, "hard").answers
+    model.pruner = own
+    return answer_loss(answers.logits, answers.targets, answers.questions)
+
+
+@pytest.mark.parametrize("keep_all", [True, False])
+def test_dropping_is_the_difference_of_two_passes(case, keep_all):
+    model, batch = case
+    with torch.no_grad():
+        selection = model(batch, "hard").selection
+    keep = torch.ones_like(selection.keep) if keep_all else selection.keep
+    masks = list(keep.split(selection.pairs.lengths))
+    base = loss(model, batch, masks)
+    found = list(token_changes(model, batch, [None] * 3, keep_all, tokens=100, step=0.01))
+    assert [len(f.eta) for f in found] == [int(mask.sum()) for mask in masks]
+    for i, change in enumerate(found):
+        for at in (0, len(change.eta) - 1):
+            without = [mask.clone() for mask in masks]
+            without[i][masks[i].nonzero().squeeze(1)[at]] = False
+            expected = (loss(model, batch, without) - base)[i]
+            assert change.dropped[at] == pytest.approx(float(expected), abs=2e-6)
+
+
+def test_first_order_predicts_shrinking_and_taylor_follows_it(case):
+    """A.1.4: the loss changes by -eta times the step; taylor raises q where that is a rise."""
+    model, batch = case
+    for change in token_changes(model, batch, [None] * 3, True, tokens=100, step=0.02):
+        scale = np.abs(change.eta).max()  # the stock norms compute in float32
+        np.testing.assert_allclose(change.shrunk, -change.eta, atol=0.05 * scale)
+        assert np.corrcoef(change.surrogate["taylor"], change.shrunk)[0, 1] < -0.7
+        assert np.corrcoef(change.surrogate["paper"], change.shrunk)[0, 1] > 0.7
+
+
+def test_a_summary_of_known_changes():
+    eta = np.array([-2.0, -1.0, 1.0, 2.0])  # two useful tokens, two harmful ones
+    surrogate = {"taylor": eta, "paper": -eta, "magnitude": -np.abs(eta)}
+    told = TokenChange("q", eta, -eta, -eta / 2, surrogate, np.array([1.0, 0.5, 0.2, 0.0]))
+    unknown = TokenChange("r", eta, eta, -eta, surrogate, np.full(4, np.nan))
+    out = summarise([told])
+    assert out["sign"] == 1.0 and out["useful"] == 0.5
+    assert out["rank_taylor"] == 1.0 and out["rank_paper"] == -1.0 and out["rank_evidence"] == 1.0
+    assert out["loss_of_taylor"] == 2.0 and out["loss_of_paper"] == -2.0
+    both = summarise([told, unknown])
+    assert both["rank_eta_dropped"] == 0.0 and both["rank_eta_shrunk"] == 1.0
+    assert both["rank_evidence"] == 1.0 and both["tokens"] == 8
+    json.dumps(both, allow_nan=False)
