@@ -1,4 +1,4 @@
-"""The four losses of Phase 2 and how they combine (Eq. 18-21).
+"""The losses of Phase 2 and how they combine (Eq. 18-21), and pointing, which masks supervise.
 
 Shape suffixes: A supervised rows, Q questions, J (question, visual token) pairs.
 """
@@ -53,6 +53,23 @@ def flip_loss(logits: Tensor, targets: Tensor, questions: Segments) -> Tensor:
     """L_flip of every question, (Q,): mean of -log(1 - p(y|x) + eps) (Eq. 20)."""
     log_p = logits.float().log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
     return questions.mean(-torch.log1p(EPSILON - log_p.exp()))
+
+
+def pointing_loss(u: Tensor, share: Tensor, pairs: Segments, least: float = 0.02) -> Tensor:
+    """KL from where the evidence lies to softmax(u), mean over the segments that have evidence.
+
+    Not in the paper: masks teach a score where to look. u (J,) raw saliency (Eq. 5) or attention
+    logits, share (J,) of every pair's visual token that the evidence covers. A segment whose shares
+    add up to less than `least` of a token has no evidence; zero where no segment has any.
+    """
+    target = pairs.pad(share)
+    total = target.sum(1, keepdim=True)
+    known = total.squeeze(1) > least
+    target = target / total.clamp_min(EPSILON)
+    log_p = pairs.pad(u.float(), float("-inf")).log_softmax(1)
+    log_p = torch.where(target > 0, log_p, 0.0)
+    gap = (target * (target.clamp_min(1e-9).log() - log_p)).sum(1)
+    return (gap * known).sum() / known.sum().clamp_min(1)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ class Align(PhotonTask):
     No pruning: every visual token reaches every layer, and the loss is cross-entropy on the report.
     """
 
-    reads = "reports"
+    reads = ("reports",)
 
     def __init__(self, model: PhotonModel, optimizer: Optimizer, warmup: float = 0.05):
         super().__init__(model, optimizer, warmup)

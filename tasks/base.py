@@ -32,19 +32,25 @@ def warmup_cosine(step: int, total: int, warmup: float) -> float:
 def parameter_groups(parts: Iterable[tuple[nn.Module, float | None]], decay: float) -> list[dict]:
     """Optimiser groups of the trainable parameters of (module, learning rate or None) parts.
 
-    Vectors (norms, biases) do not decay. A parameter belongs to the first part that holds it.
+    Vectors (norms, biases) do not decay. `hidden` marks the weights of the linear layers, but for
+    the head's. A parameter belongs to the first part that holds it.
     """
-    groups: dict[tuple[float | None, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float | None, float, bool], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for module, lr in parts:
+        hidden = {
+            id(layer.weight)
+            for name, layer in module.named_modules()
+            if isinstance(layer, nn.Linear) and not name.endswith("lm_head")
+        }
         for parameter in module.parameters():
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                key = (lr, decay if parameter.dim() > 1 else 0.0)
+                key = (lr, decay if parameter.dim() > 1 else 0.0, id(parameter) in hidden)
                 groups.setdefault(key, []).append(parameter)
     return [
-        {"params": params, "weight_decay": wd, **({} if lr is None else {"lr": lr})}
-        for (lr, wd), params in groups.items()
+        {"params": params, "weight_decay": wd, "hidden": hid, **({} if lr is None else {"lr": lr})}
+        for (lr, wd, hid), params in groups.items()
     ]
 
 
@@ -58,7 +64,7 @@ class PhotonTask(LightningModule):
         vision_lr: learning rate of the vision tower; None takes the optimiser's.
     """
 
-    reads: Kind = "questions"  # which records of the data set
+    reads: tuple[Kind, ...] = ("questions",)  # which records of the data set
     collate = Collate  # what turns items into a batch
     prunes = False  # whether the phase follows the pruning schedule
 

@@ -63,15 +63,18 @@ class QuestionData(LightningDataModule):
         self.questions_per_volume = questions_per_volume
         self.workers = workers
         self.model: PhotonModel | None = None
-        self.kind: Kind = "questions"
+        self.kinds: Sequence[Kind] = ("questions",)
         self.collate: type[Collate] = Collate
         self._tried: set[Path] = set()  # files whose volumes this process has prepared
 
     def bind(
-        self, model: PhotonModel, kind: Kind = "questions", collate: type[Collate] = Collate
+        self,
+        model: PhotonModel,
+        kinds: Sequence[Kind] = ("questions",),
+        collate: type[Collate] = Collate,
     ) -> QuestionData:
         """Say whom the batches are for, which records they hold, and how items become a batch."""
-        self.model, self.kind, self.collate = model, kind, collate
+        self.model, self.kinds, self.collate = model, kinds, collate
         return self
 
     @property
@@ -138,10 +141,12 @@ class QuestionData(LightningDataModule):
         return [r for r in records if all(map(ready, r.volumes, r.label_maps))]
 
     def prepare_data(self) -> None:
-        self.prepare_volumes("train", self.kind)
+        for kind in self.kinds:
+            self.prepare_volumes("train", kind)
 
     def train_dataloader(self) -> DataLoader:
-        records = self.readable(self.records("train", self.kind))
+        records = [record for kind in self.kinds for record in self.records("train", kind)]
+        records = self.readable(records)
         dataset = VolumeQuestions(
             records,
             self.store,

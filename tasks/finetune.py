@@ -15,16 +15,25 @@ from photon.losses import (
     Routing,
     band_loss,
     flip_loss,
+    pointing_loss,
     retention_ratio,
     robust_loss,
 )
 from photon.model.photon import Output, PhotonModel
 from photon.pruning.base import Selection
+from photon.pruning.its import PhotonPruner
 from photon.questions.batch import VolumeBatch
+from photon.questions.supervision import SupervisedCollate, evidence_shares
 from photon.volume.perturb import perturb, sample_perturbation
 from tasks.base import Optimizer, PhotonTask
 
-TERMS = ("answer", "band", "robust", "flip")  # contributions to the loss; zero where absent
+TERMS = (
+    "answer",
+    "band",
+    "robust",
+    "flip",
+    "pointing",
+)  # contributions to the loss; zero where absent
 
 
 class Finetune(PhotonTask):
@@ -38,6 +47,8 @@ class Finetune(PhotonTask):
         flip: probability (a question) and weight (Eq. 20), from the schedule's flip step on.
         routing: `paper` adds the flip term to a question's other loss; `exclusive` replaces it, as
             the released code does.
+        pointing: weight of the saliency's `pointing_loss` (not in the paper); above zero, every
+            volume needs a label map.
     """
 
     prunes = True
@@ -52,6 +63,7 @@ class Finetune(PhotonTask):
         robust: Occasional | Mapping = Occasional(0.15),  # noqa: B008
         flip: Occasional | Mapping = Occasional(0.05),  # noqa: B008
         routing: Literal["paper", "exclusive"] = "paper",
+        pointing: float = 0.0,
     ):
         super().__init__(model, optimizer, warmup, vision_lr)
         if routing not in ("paper", "exclusive"):
@@ -61,6 +73,11 @@ class Finetune(PhotonTask):
         self.robust = robust if isinstance(robust, Occasional) else Occasional(**robust)
         self.flip_loss = flip if isinstance(flip, Occasional) else Occasional(**flip)
         self.routing = routing
+        self.pointing = pointing
+        if pointing and not isinstance(model.pruner, PhotonPruner):
+            raise ValueError("task.finetune.pointing needs pruner=photon: its saliency is taught")
+        if pointing:
+            self.collate = SupervisedCollate
 
     def training_step(self, batch: VolumeBatch, batch_index: int) -> Tensor:
         n = len(batch.suffixes)
@@ -76,6 +93,8 @@ class Finetune(PhotonTask):
         weight = routing.answer / (n * self.trainer.accumulate_grad_batches)
         output = self.model(batch, self.stage, weight, routing.flip if flipping else None)
         terms = self.terms(output, routing)
+        if self.pointing:
+            terms["pointing"] = self.pointing * self.pointing_term(batch, output, routing.answer)
         loss = sum(terms.values()) + 0.0 * self._touch()
         self.count(batch, output)
         self.retention_rows = retention_rows(batch, output.selection, self.band)
@@ -107,6 +126,14 @@ class Finetune(PhotonTask):
             penalty = flip_loss(flipped.logits, flipped.targets, flipped.questions)
             terms["flip"] = self.flip_loss.weight * penalty.sum() / n
         return terms
+
+    def pointing_term(self, batch: VolumeBatch, output: Output, use: Tensor) -> Tensor:
+        """How far the saliency of layer l is from the evidence of the questions in `use` (Q,)."""
+        pairs = output.context.pairs
+        with torch.autocast(self.device.type, enabled=False):
+            u = self.model.pruner.saliency(output.context)
+        share = evidence_shares(batch).to(u.device) * pairs.expand(use.to(u.device))
+        return pointing_loss(u, share, pairs)
 
     def _touch(self) -> Tensor:
         """Zero that depends on the pruner, whose weights are unused while pruning is off (DDP)."""

@@ -6,17 +6,21 @@ model at chance for very long (docs/decisions.md), so label maps teach it to see
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from photon.losses import pointing_loss
 from photon.model.encoder import rotate
 from photon.model.photon import Output, PhotonModel
 from photon.packing import Segments
 from photon.pruning.its import PhotonPruner
-from photon.questions.batch import IGNORE, VolumeBatch
+from photon.questions.batch import VolumeBatch
 from photon.questions.supervision import (
     N_LABELS,
+    Pointers,
     SupervisedCollate,
     TokenStatistics,
     evidence_shares,
@@ -24,9 +28,11 @@ from photon.questions.supervision import (
 from photon.volume.phantom_layout import LESION_OFFSET, ORGANS
 from tasks.base import Optimizer, PhotonTask
 from tasks.callbacks import total_steps
+from tasks.datamodule import Kind
 
 LESIONS = [organ.id + LESION_OFFSET for organ in ORGANS]
-COVERED = 0.08  # share of a token from which a label counts as present in it
+COVERED = 0.08  # share of a token from which an organ counts as present in it
+LESION_COVERED = 0.02  # lesions are small: a ball of 4 voxels' radius is a fortieth of a token
 
 
 class RunningScore(nn.Module):
@@ -73,16 +79,16 @@ class DenseHead(nn.Module):
         organ[0] = False
         organ[LESIONS] = False
         self.register_buffer("organ", organ)
+        self.register_buffer("least", torch.where(organ, COVERED, LESION_COVERED))
 
     def forward(self, tokens: Tensor, labels: list[TokenStatistics]) -> dict[str, Tensor]:
         """Losses of coverage, lesion (binary cross-entropies), brightness and size (Huber)."""
         read = self.linear(tokens.float())
-        share = torch.cat([one.share for one in labels]).to(read.device)
-        mean = torch.cat([one.mean for one in labels]).to(read.device)
-        extent = torch.cat([one.share.sum(0).expand_as(one.share) for one in labels]).to(
-            read.device
+        share, mean, extent = (
+            torch.cat([getattr(one, name)[:, :N_LABELS] for one in labels]).to(read.device)
+            for name in ("share", "mean", "extent")
         )
-        present = (share > COVERED).float()
+        present = (share > self.least).float()
         coverage = F.binary_cross_entropy_with_logits(read[:, :N_LABELS], present, reduction="none")
         lesion = F.binary_cross_entropy_with_logits(
             read[:, N_LABELS], present[:, LESIONS].amax(1), reduction="mean"
@@ -95,28 +101,13 @@ class DenseHead(nn.Module):
         return {
             "coverage": coverage[:, 1:].mean(0).sum(),  # label 0 is background
             "lesion": 4 * lesion,
-            "brightness": F.smooth_l1_loss(read[inside, N_LABELS + 1], bright),
-            "size": F.smooth_l1_loss(read[inside, N_LABELS + 2], size),
+            "brightness": 3 * F.smooth_l1_loss(read[inside, N_LABELS + 1], bright),
+            "size": 3 * F.smooth_l1_loss(read[inside, N_LABELS + 2], size),
         }
 
 
-def pointing_loss(u: Tensor, share: Tensor, pairs: Segments) -> Tensor:
-    """KL from the evidence's place to softmax(u), averaged over the questions with evidence.
-
-    u (J,) raw saliency (Eq. 5) and share (J,) evidence coverage of every pair.
-    """
-    target = pairs.pad(share)
-    total = target.sum(1, keepdim=True)
-    known = total.squeeze(1) > COVERED / 2
-    target = target / total.clamp_min(1e-6)
-    log_p = pairs.pad(u, float("-inf")).log_softmax(1)
-    log_p = torch.where(target > 0, log_p, 0.0)
-    gap = (target * (target.clamp_min(1e-9).log() - log_p)).sum(1)
-    return (gap * known).sum() / known.sum().clamp_min(1)
-
-
-class AnswerAttention:
-    """Attention logits of the rows that begin an answer to the visual tokens, at one layer.
+class Attention:
+    """Attention logits from chosen suffix rows to the visual tokens, at one layer.
 
     Reads the layer's own projections through forward hooks, on top of a pass with pruning off.
     """
@@ -135,11 +126,10 @@ class AnswerAttention:
 
         return hook
 
-    def logits(self, batch: VolumeBatch) -> Tensor:
-        """(J,) mean over heads of <q, k> / sqrt(H) from the first answer row of every question."""
+    def logits(self, batch: VolumeBatch, pointers: Pointers) -> tuple[Tensor, Segments]:
+        """<q, k> / sqrt(H), mean over heads, of every (row, visual token of its item) pair."""
         n_prefix, size = batch.prefixes.total, self.layers.head_size
-        supervised = (batch.targets != IGNORE).long()
-        rows = torch.stack([part.start + supervised[part].argmax() for part in batch.suffixes])
+        rows = pointers.rows.to(batch.suffix_ids.device)
         visual = batch.visual.nonzero().squeeze(1)
         q = self.seen["q"][n_prefix + rows].float().unflatten(-1, (-1, size))
         k = self.seen["k"][visual].float().unflatten(-1, (-1, size))
@@ -147,19 +137,24 @@ class AnswerAttention:
         k = rotate(k, self.layers.rope(batch.prefix_positions[:, visual]))
         self.seen.clear()
         q = q.unflatten(1, (k.shape[1], -1)).sum(2).flatten(1) / q.shape[1] * size**-0.5
-        keys = k.flatten(1).split(batch.visual_lengths)
-        return torch.cat([keys[v] @ q[i] for i, v in enumerate(batch.volume_of)])
+        lengths = batch.visual_lengths
+        keys = k.flatten(1).split(lengths)
+        counts = [pointers.owner.count(v) for v in range(len(lengths))]  # owners ascend
+        blocks = zip(q.split(counts), keys, strict=True)
+        logits = torch.cat([(q_v @ k_v.T).flatten() for q_v, k_v in blocks])
+        return logits, Segments([lengths[v] for v in pointers.owner], logits.device)
 
 
 class Pretrain(PhotonTask):
-    """Answers, plus dense vision supervision and pointing, with pruning off.
+    """Captions or answers, plus dense vision supervision and pointing, with pruning off.
 
     Two things learn to point at the evidence: the saliency of layer l, from the question's tokens,
-    and the attention of the layer after it, from the row where the answer begins.
+    and the attention of the second layer after it, from the rows that say what the volume tells.
 
     Args:
         model: with a `PhotonPruner`, whose saliency at layer l is taught to point.
         optimizer, warmup: see `PhotonTask`.
+        reads: what is learned: reports, questions.
         see_first: share of the steps that train vision alone.
         dense: weight of the dense vision losses once answers train too.
         pointing: weight of each of the two pointing losses.
@@ -172,26 +167,28 @@ class Pretrain(PhotonTask):
         model: PhotonModel,
         optimizer: Optimizer,
         warmup: float = 0.05,
-        see_first: float = 0.15,
+        reads: Sequence[Kind] = ("reports", "questions"),
+        see_first: float = 0.0,
         dense: float = 0.5,
         pointing: float = 0.5,
     ):
         super().__init__(model, optimizer, warmup)
         if not isinstance(model.pruner, PhotonPruner):
             raise ValueError("task.pretrain needs pruner=photon: its saliency learns to point")
+        self.reads = tuple(reads)
         self.see_first, self.dense_weight, self.pointing_weight = see_first, dense, pointing
-        self.attention = AnswerAttention(model, model.cut)
+        self.attention = Attention(model, min(model.cut + 1, model.n_layers - 1))
         self.head = DenseHead(model.backbone.config.text_config.hidden_size)
         # Pruning is off, and nothing reads the threshold.
         model.pruner.predictor.requires_grad_(False)
 
     def training_step(self, batch: VolumeBatch, batch_index: int) -> Tensor:
         if self.trainer.global_step < self.see_first * total_steps(self.trainer):
-            dense = self.head(self.model.encode(batch), batch.labels)
+            dense = self.head(self.model.encode(batch), batch.labels.items)
             loss = sum(dense.values())
         else:
             output = self.model(batch, stage="off")
-            dense = self.head(output.visual_tokens, batch.labels)
+            dense = self.head(output.visual_tokens, batch.labels.items)
             terms = self.answer_terms(batch, output)
             loss = terms["answer"] + self.dense_weight * sum(dense.values())
             loss = loss + self.pointing_weight * (terms["pointing"] + terms["attention"])
@@ -202,14 +199,18 @@ class Pretrain(PhotonTask):
         return loss
 
     def answer_terms(self, batch: VolumeBatch, output: Output) -> dict[str, Tensor]:
-        """The answer's cross-entropy, and how far saliency and attention are from the evidence."""
+        """Cross-entropy of every token, and how far saliency and attention are from the evidence.
+
+        The answer's mean is over tokens, not questions: in a caption each of them tells something.
+        """
+        pointers = batch.labels.pointers
         with torch.autocast(self.device.type, enabled=False):
             saliency = self.model.pruner.saliency(output.context)
-            attention = self.attention.logits(batch)
+            attention, rows = self.attention.logits(batch, pointers)
         evidence = evidence_shares(batch).to(self.device)
-        pairs = output.context.pairs
+        answers = output.answers
         return {
-            "answer": self.answer_term(output),
-            "pointing": pointing_loss(saliency, evidence, pairs),
-            "attention": pointing_loss(attention, evidence, pairs),
+            "answer": F.cross_entropy(answers.logits.float(), answers.targets),
+            "pointing": pointing_loss(saliency, evidence, output.context.pairs),
+            "attention": pointing_loss(attention, pointers.share.to(self.device), rows),
         }

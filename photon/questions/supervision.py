@@ -14,22 +14,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from photon.questions.batch import VolumeBatch
 from photon.questions.dataset import Collate, Item
+from photon.questions.record import Record
 
 N_LABELS = 32  # label ids of the phantoms lie below
 
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Of an item: share (V, C) of each token that a label covers, mean (V, C) intensity there.
+    """Of an item: share (V, C) of each token that a label covers, mean (V, C) intensity there, and
+    extent (V, C) of the label in the token's volume, in tokens.
 
     Tokens in grid order, volume after volume; zero where a label is absent.
     """
 
     share: Tensor
     mean: Tensor
+    extent: Tensor
 
 
 def token_statistics(
@@ -39,42 +43,112 @@ def token_statistics(
 
     token: voxels of a token along depth, height, width.
     """
-    d, h, w = (n // t for n, t in zip(labels.shape, token, strict=True))
-    place = np.arange(d * h * w).reshape(d, 1, h, 1, w, 1)
-    blocks = labels.reshape(d, token[0], h, token[1], w, token[2]).astype(np.int64)
-    cell = (place * n_labels + blocks).ravel()
-    size = d * h * w * n_labels
-    count = np.bincount(cell, minlength=size).reshape(-1, n_labels)
-    total = np.bincount(cell, volume.reshape(blocks.shape).ravel(), size).reshape(-1, n_labels)
-    share = count / float(token[0] * token[1] * token[2])
+    grid = [n // t for n, t in zip(labels.shape, token, strict=True)]
+    shape = [side for pair in zip(grid, token, strict=True) for side in pair]
+
+    def tokens(array: np.ndarray) -> np.ndarray:
+        """(D, H, W) to (V, voxels of a token)."""
+        return array.reshape(shape).transpose(0, 2, 4, 1, 3, 5).reshape(np.prod(grid), -1)
+
+    # One small histogram a token: several times faster than one over all (token, label) pairs.
+    rows = list(zip(tokens(labels), tokens(volume), strict=True))
+    count = np.stack([np.bincount(row, minlength=n_labels) for row, _ in rows])
+    total = np.stack([np.bincount(row, values, n_labels) for row, values in rows])
+    share = count / float(np.prod(token))
     mean = total / np.maximum(count, 1)
+    extent = np.broadcast_to(share.sum(0), share.shape)
+    return TokenStatistics(*(torch.from_numpy(x.astype(np.float32)) for x in (share, mean, extent)))
+
+
+def item_statistics(item: Item, token: tuple[int, int, int]) -> TokenStatistics:
+    """Token statistics of all volumes of an item, of N_LABELS labels or of all its maps hold."""
+    n_labels = max(N_LABELS, *(int(labels.max()) + 1 for labels in item.labels))
+    pairs = zip(item.labels, item.volumes, strict=True)
+    parts = [token_statistics(labels, v.numpy(), n_labels, token) for labels, v in pairs]
     return TokenStatistics(
-        torch.from_numpy(share.astype(np.float32)), torch.from_numpy(mean.astype(np.float32))
+        *(torch.cat([getattr(p, name) for p in parts]) for name in ("share", "mean", "extent"))
     )
 
 
-def item_statistics(item: Item, n_labels: int, token: tuple[int, int, int]) -> TokenStatistics:
-    """Token statistics of all volumes of an item."""
-    pairs = zip(item.labels, item.volumes, strict=True)
-    parts = [token_statistics(labels, v.numpy(), n_labels, token) for labels, v in pairs]
-    return TokenStatistics(torch.cat([p.share for p in parts]), torch.cat([p.mean for p in parts]))
+@dataclass(frozen=True)
+class Pointers:
+    """Suffix rows after which something is said that has a place in the volume.
+
+    rows (P,); owner (P,) item of each; share: evidence coverage of the item's visual tokens, all
+    rows after one another.
+    """
+
+    rows: Tensor
+    owner: list[int]
+    share: Tensor
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What label maps say of a batch: statistics of every item, and where its answers point."""
+
+    items: list[TokenStatistics]
+    pointers: Pointers
 
 
 class SupervisedCollate(Collate):
-    """A batch whose `labels` are the token statistics of its items in place of label maps."""
+    """A batch whose `labels` are its `Supervision` in place of label maps."""
 
     needs_labels = True
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._statistics: dict[tuple[str, ...], TokenStatistics] = {}
+        self._places: dict[str, list[tuple[int, list[int]]]] = {}
+
     def __call__(self, items: Sequence[Item]) -> VolumeBatch:
-        token = self.builder.token
-        statistics = [item_statistics(item, N_LABELS, token) for item in items]
-        return replace(super().__call__(items), labels=statistics)
+        batch = super().__call__(items)
+        statistics = [self._remembered(item) for item in items]
+        rows, owner, share = [], [], []
+        for segment, v, record in zip(batch.suffixes, batch.volume_of, batch.records, strict=True):
+            for row, evidence in self._said(record):
+                rows.append(segment.start + row)
+                owner.append(v)
+                share.append(statistics[v].share[:, evidence].sum(1))
+        pointers = Pointers(torch.tensor(rows), owner, torch.cat(share))
+        return replace(batch, labels=Supervision(statistics, pointers))
+
+    def _remembered(self, item: Item) -> TokenStatistics:
+        key = item.records[0].volumes
+        if key not in self._statistics:
+            self._statistics[key] = item_statistics(item, self.builder.token)
+        return self._statistics[key]
+
+    def _said(self, record: Record) -> list[tuple[int, list[int]]]:
+        if record.id not in self._places:
+            start = self.prompt(record).answer_start
+            self._places[record.id] = [
+                (start - 1 + token, evidence) for token, evidence in places(record, self.tokenizer)
+            ]
+        return self._places[record.id]
+
+
+def places(record: Record, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, list[int]]]:
+    """Tokens of a record's answer that the volume tells, each with the label ids that tell it.
+
+    Of a caption those of its `spans` (photon/questions/captions.py); of an answer the first.
+    """
+    spans = record.extra.get("spans")
+    if spans is None:
+        return [(0, list(record.evidence))]
+    encoded = tokenizer(record.answer, add_special_tokens=False, return_offsets_mapping=True)
+    return [
+        (token, evidence)
+        for start, stop, evidence in spans
+        for token, (_, end) in enumerate(encoded["offset_mapping"])
+        if start < end <= stop
+    ]
 
 
 def evidence_shares(batch: VolumeBatch) -> Tensor:
     """(J,) share of every pair's token that the question's evidence labels cover."""
     rows = []
     for v, record in zip(batch.volume_of, batch.records, strict=True):
-        share = batch.labels[v].share
+        share = batch.labels.items[v].share
         rows.append(share[:, list(record.evidence)].sum(1))
     return torch.cat(rows)

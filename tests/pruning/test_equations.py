@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from photon.losses import band_loss, flip_loss, robust_loss
+from photon.losses import band_loss, flip_loss, pointing_loss, robust_loss
 from photon.packing import Segments
 from photon.pruning.base import PruneContext
 from photon.pruning.its import PhotonPruner
@@ -236,3 +236,21 @@ def test_flip_loss_is_finite_for_a_certain_answer():
     loss.sum().backward()
     assert loss.item() == pytest.approx(-math.log(1e-6), rel=0.1)
     assert torch.isfinite(logits.grad).all()
+
+
+def test_pointing_against_a_loop():
+    pairs = Segments([3, 2, 4])
+    u = rows(9).requires_grad_()
+    share = torch.tensor([0.5, 0, 1.5, 0, 0.01, 0, 0.3, 0, 0.0], dtype=torch.float64)
+    gaps = []
+    for part in (slice(0, 3), slice(5, 9)):  # the second has a hundredth of a token: no evidence
+        target = (share[part] / share[part].sum()).tolist()
+        p = u[part].softmax(0).tolist()
+        gaps.append(sum(t * math.log(t / q) for t, q in zip(target, p, strict=True) if t > 0))
+    loss = pointing_loss(u, share, pairs)
+    assert loss.item() == pytest.approx(sum(gaps) / 2, rel=1e-5)
+    loss.backward()
+    assert (u.grad[3:5] == 0).all() and torch.isfinite(u.grad).all() and u.grad[2] != 0
+    known = torch.log(torch.tensor([0.25, 0.75, 1.0]))
+    assert pointing_loss(known, known.exp(), Segments([2, 1])).abs() < 1e-5
+    assert pointing_loss(u, torch.zeros(9), pairs) == 0
