@@ -152,3 +152,12 @@ def test_real_ct_is_plausible(shared_data) -> None:
 
     for path in ("ct/abdomen_ct.nii.gz", "ct/aorta_ct.nii.gz", "dicom"):
         assert implausible(read_volume(shared_data / path).array) is None
+
+
+def test_paths_that_leave_a_given_root_are_refused(tmp_path, good) -> None:
+    (tmp_path / "sub").mkdir()
+    rows = [row(9, "../a.nii.gz"), row(10, str(tmp_path / "a.nii.gz")), row(11, "b.nii.gz")]
+    file = write(tmp_path / "extra.jsonl", rows)
+    code, report = check([file], tmp_path, "--root", str(tmp_path))
+    assert code == 1 and report["error_counts"] == {"path": 2} and report["volumes"] == 1
+    assert "../a.nii.gz leads out of the root" in messages(report, "path")

@@ -61,6 +61,10 @@ class BadRow(InputError):
         self.kind = kind
 
 
+class AbsentFiles(InputError):
+    """A split none of whose published files is there."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something about one row or file; `where` is "FILE:LINE" or a file."""
@@ -178,7 +182,7 @@ class Reader:
     facts: ClassVar[Facts]
 
     def read(self, split: str, kind: Kind = "questions") -> Reading:
-        """All rows of a split. Raises InputError where its files are not there."""
+        """All rows of a split. Raises AbsentFiles, an InputError, where its files are not there."""
         if split not in self.facts.splits or kind not in self.facts.kinds:
             splits, kinds = ", ".join(self.facts.splits), ", ".join(self.facts.kinds)
             raise InputError(
@@ -187,7 +191,7 @@ class Reader:
         reading = Reading()
         self._read(reading, split, kind)
         if not reading.files:
-            raise InputError(
+            raise AbsentFiles(
                 f"no file of {self.facts.name} {split} {kind} under {Path(self.root)}. Its layout: "
                 f"{self.facts.layout}. Set the reader's root and folders."
             )

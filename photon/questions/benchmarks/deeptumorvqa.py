@@ -138,8 +138,8 @@ class DeepTumorVQA(Reader):
             return None
         name = need(row, "questionsubtype", "question_subtype")
         known = SUBTYPES.get(squash(name))
-        if known is None:
-            raise BadRow("subtype", f"question_subtype {name!r} is not among the published ones")
+        if known is None or (self.version == "v1" and not known[3]):
+            raise BadRow("subtype", f"question_subtype {name!r} is not one of {self.version}'s")
         subtask, task, numeric, _ = known
         number = row.get("questionid", row.get("qid"))
         fields = self._choice(row) if self.form == "choice" else self._free(row, numeric)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from photon.errors import InputError
-from photon.questions.benchmarks.base import Facts, Kind, Reader, Reading
+from photon.questions.benchmarks.base import AbsentFiles, Facts, Kind, Reader, Reading
 from photon.volume.declared import ScanHeader
 
 
@@ -41,7 +41,7 @@ class PhaseOne(Reader):
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
         held = self.held_out() if split == "train" else {}
         for name, part in self.parts.items():
-            one = part.read(split, "reports")
+            one = _complete(part, split, "reports")
             reading.files += one.files
             reading.problems += one.problems
             reading.notes += one.notes
@@ -58,7 +58,8 @@ class PhaseOne(Reader):
         """Patient -> the benchmark that tests on them."""
         held: dict[str, str] = {}
         for name, reader in self.holdout.items():
-            held.update({r.patient: name for r in reader.read("test").records if r.patient})
+            records = _complete(reader, "test", "questions").records
+            held.update({record.patient: name for record in records if record.patient})
         return held
 
     def expected(self, split: str, kind: Kind = "questions") -> int | None:
@@ -78,3 +79,11 @@ class PhaseOne(Reader):
             "parts": {name: part.settings() for name, part in self.parts.items()},
             "holdout": {name: reader.settings() for name, reader in self.holdout.items()},
         }
+
+
+def _complete(part: Reader, split: str, kind: Kind) -> Reading:
+    """A part's reading; that it is absent is a mistake, and no reason to go on without it."""
+    try:
+        return part.read(split, kind)
+    except AbsentFiles as error:
+        raise InputError(f"phase1 needs all of its parts and of its holdout: {error}") from error

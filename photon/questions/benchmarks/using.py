@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from photon.errors import InputError
-from photon.questions.benchmarks.base import BadRow, Finding, Kind, Reader, Reading
+from photon.questions.benchmarks.base import AbsentFiles, BadRow, Finding, Kind, Reader, Reading
 from photon.volume.checking import Part, Report, check_parts, check_volumes
 from photon.volume.entries import write_atomically
 from photon.volume.preparation import Preparation
@@ -50,25 +50,34 @@ def cases_of(reader: Reader, reading: Reading) -> list[Case]:
 
 def read_all(
     reader: Reader, splits: Sequence[str] | None = None
-) -> Iterator[tuple[str, Kind, Reading]]:
-    """Every split and kind whose files are there. Raises InputError where none is.
+) -> list[tuple[str, Kind, Reading]]:
+    """Every split and kind whose files are there; absence of a published split is a problem.
 
-    A split that was asked for by name must be there.
+    Raises InputError where no split is there, or one that `splits` names.
     """
-    found, last = False, None
+    kinds = reader.facts.kinds
+    if kinds == ("reports", "questions"):  # the same records under both names
+        kinds = kinds[:1]
+    found: list[tuple[str, Kind, Reading]] = []
+    absent: list[tuple[str, Kind, AbsentFiles]] = []
     for split in splits or reader.facts.splits:
-        for kind in reader.facts.kinds:
-            if reader.facts.kinds != ("questions", "reports") and kind != reader.facts.kinds[0]:
-                continue  # reports that serve as questions too are read once
+        there: list[tuple[str, Kind, Reading]] = []
+        errors: list[tuple[str, Kind, AbsentFiles]] = []
+        for kind in kinds:
             try:
-                reading = reader.read(split, kind)
-            except InputError as error:
-                last = error
-                continue
-            found = True
-            yield split, kind, reading
-    if not found:
-        raise last or InputError(f"{reader.facts.name}: no split was asked for")
+                there.append((split, kind, reader.read(split, kind)))
+            except AbsentFiles as error:
+                errors.append((split, kind, error))
+        found += there
+        absent += [] if there else errors
+    if not found or (splits and absent):
+        raise absent[0][2]
+    for split, kind, error in absent:
+        if reader.expected(split, kind) is not None:
+            reading = Reading()
+            reading.problem("file", f"{reader.facts.name} {split}", str(error))
+            found.append((split, kind, reading))
+    return found
 
 
 def prepare_benchmark(
@@ -130,7 +139,7 @@ def check_benchmark(
 
 
 def _check_count(report: Report, name: str, reading: Reading, expected: int | None) -> None:
-    if expected is None:
+    if expected is None or not reading.files:  # absent files are a problem already
         return
     report.expected[name] = expected
     rows = len(reading.records) + len(reading.problems)

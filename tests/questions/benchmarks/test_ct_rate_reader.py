@@ -12,7 +12,7 @@ from photon.questions.benchmarks.ct_rate import FINDINGS, CtRate
 from photon.questions.benchmarks.deeptumorvqa import DeepTumorVQA
 from photon.questions.benchmarks.phase1 import PhaseOne
 from photon.questions.benchmarks.rad3d import Rad3D
-from photon.questions.benchmarks.using import cases_of
+from photon.questions.benchmarks.using import cases_of, read_all
 from photon.volume.plausible import implausible
 from photon.volume.preparation import Preparation
 from photon.volume.preparing import Case, is_prepared, prepare_cases
@@ -230,7 +230,9 @@ def test_phase_1_respects_the_test_split_of_phase_2(tmp_path) -> None:
 def test_the_guard_never_goes_missing_silently(tmp_path) -> None:
     published.ct_rate(tmp_path, {"train": [1], "test": [7]})
     published.abdomenatlas(tmp_path, {"train": [1], "test": [4]})
-    with pytest.raises(InputError, match="no file of rad3d test questions"):
+    with pytest.raises(InputError, match="needs all of .* no file of rad3d test questions"):
         phase1(tmp_path).read("train", "reports")
+    with pytest.raises(InputError, match="needs all of .* no file of rad3d test questions"):
+        read_all(phase1(tmp_path))
     with pytest.raises(InputError, match="root of ct_rate is elsewhere, not"):
         phase1(tmp_path, parts={"ct_rate": CtRate("elsewhere")})
