@@ -40,7 +40,8 @@ class TokenChange:
     """One question: per tried token, what was predicted and what happened (losses in nats)."""
 
     question: str
-    eta: np.ndarray  # <x, g>, so that first order predicts -eta on removal (A.1.4)
+    eta: np.ndarray  # <x, g>, from which A.1.4 predicts a change of -eta on removal
+    gate: np.ndarray  # derivative by the token's weight as a key, which predicts -gate
     dropped: np.ndarray  # loss without the token, minus loss
     shrunk: np.ndarray  # (loss with the token's row times 1 - step, minus loss) / step
     surrogate: dict[str, np.ndarray]  # dL/dq by direction; negative: descent keeps the token
@@ -62,7 +63,7 @@ def token_changes(
     per question the share of each visual token that it covers, or None.
     """
     trunk, selection = _start(model, batch, keep_all)
-    gradient = _gradient(model, trunk, selection)
+    gradient, gates = _gradients(model, trunk, selection)
     config = getattr(model.pruner, "surrogate", SurrogateConfig())
     rng = np.random.default_rng(seed)
     for i, (rows, pairs) in enumerate(zip(trunk.seen, selection.pairs, strict=True)):
@@ -71,7 +72,7 @@ def token_changes(
         tried = np.sort(rng.choice(kept, min(tokens, len(kept)), replace=False))
         one = _question(trunk, i, rows)
         row = one.is_visual.nonzero().squeeze(1)
-        x, g = one.hidden[row], gradient[rows][row]
+        x, g, gate = one.hidden[row], gradient[rows][row], gates[rows][row]
         prob = torch.full((len(x),), 0.5) if selection.prob is None else selection.prob[pairs]
         surrogate = {
             d: surrogate_gradient(x, g, prob, own.keep, own.pairs, replace(config, direction=d))
@@ -90,6 +91,7 @@ def token_changes(
         yield TokenChange(
             batch.records[i].id,
             (-importance(x, g, "taylor")[tried]).numpy(),
+            gate[tried].numpy(),
             dropped.numpy(),
             shrunk.numpy(),
             {d: values[tried].numpy() for d, values in surrogate.items()},
@@ -112,8 +114,12 @@ def replace_keep(selection: Selection, keep: Tensor) -> Selection:
     return Selection(keep, selection.pairs, selection.scores, selection.prob, selection.theta)
 
 
-def _gradient(model: PhotonModel, trunk: Trunk, selection: Selection) -> Tensor:
-    """Gradient of each question's own loss at its rows after layer l, (L, D); zero if dropped."""
+def _gradients(model: PhotonModel, trunk: Trunk, selection: Selection) -> tuple[Tensor, Tensor]:
+    """Gradients of each question's own loss, zero for what is dropped.
+
+    By its rows after layer l, (L, D), and by the weight of each row as a key in the layers above,
+    (L,): 1 as it is, 0 removes it, since nothing but keys and values reads a visual row.
+    """
     hidden = trunk.hidden[trunk.rows].requires_grad_()
     apart = replace(
         trunk,
@@ -121,12 +127,13 @@ def _gradient(model: PhotonModel, trunk: Trunk, selection: Selection) -> Tensor:
         positions=trunk.positions[:, trunk.rows],
         rows=torch.arange(len(hidden)),
     )
-    out, place = model.decoder.tail(apart, selection, model.cut)
+    gate = torch.zeros(len(hidden), dtype=hidden.dtype, requires_grad=True)
+    out, place = model.decoder.tail(apart, selection, model.cut, gate=gate)
     targets = trunk.batch.targets
     at = (targets != IGNORE).nonzero().squeeze(1)
     questions = Segments(trunk.batch.suffixes.sum((targets != IGNORE).long()))
     loss = _answer_losses(model.logits(out[place[at]]), targets[at], questions).sum()
-    return torch.autograd.grad(loss, hidden)[0]
+    return torch.autograd.grad(loss, (hidden, gate))
 
 
 def _question(trunk: Trunk, i: int, rows: slice) -> Trunk:
@@ -176,13 +183,14 @@ def summarise(changes: Sequence[TokenChange]) -> dict[str, float | int | None]:
     rank_*: Spearman correlation within a question, averaged over questions: of -eta with the change
     on removal and on shrinking; of -dL/dq of each direction with the change on removal (positive:
     descent raises q of the tokens that the answer needs most); of coverage by the evidence with the
-    change on removal. sign: share of tokens where -eta and the change on removal agree in sign.
+    change on removal. sign, sign_gate: share of tokens where -eta (-gate) and the change on removal
+    agree in sign.
     useful: share of tokens whose removal raises the loss. loss_of_*: mean rise of the loss when one
     of the quarter of tokens that a direction favours most is removed, less the mean over all tried.
     """
     pooled = {
         key: np.concatenate([getattr(c, key) for c in changes])
-        for key in ("eta", "dropped", "shrunk")
+        for key in ("eta", "gate", "dropped", "shrunk")
     }
     out: dict[str, float | int | None] = {
         "questions": len(changes),
@@ -190,6 +198,8 @@ def summarise(changes: Sequence[TokenChange]) -> dict[str, float | int | None]:
         "rank_eta_dropped": _ranks([(-c.eta, c.dropped) for c in changes]),
         "rank_eta_shrunk": _ranks([(-c.eta, c.shrunk) for c in changes]),
         "sign": float(np.mean((-pooled["eta"] > 0) == (pooled["dropped"] > 0))),
+        "rank_gate_dropped": _ranks([(-c.gate, c.dropped) for c in changes]),
+        "sign_gate": float(np.mean((-pooled["gate"] > 0) == (pooled["dropped"] > 0))),
         "useful": float(np.mean(pooled["dropped"] > 0)),
         "mean_change": float(pooled["dropped"].mean()),
     }
@@ -226,6 +236,8 @@ ROWS = {
     "rank_eta_shrunk": "rank correlation of -eta with the change on shrinking",
     "rank_eta_dropped": "rank correlation of -eta with the change on removal",
     "sign": "share of tokens where both have one sign",
+    "rank_gate_dropped": "rank correlation of -dL/dgate with the change on removal",
+    "sign_gate": "share of tokens where both have one sign",
     **{f"rank_{d}": f"rank correlation of -dL/dq, {d}, with it" for d in DIRECTIONS},
     **{f"loss_of_{d}": f"extra loss of losing a favourite of {d} (nats)" for d in DIRECTIONS},
     "rank_evidence": "rank correlation of evidence coverage with it",

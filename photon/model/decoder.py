@@ -122,11 +122,13 @@ class PhotonDecoder(nn.Module):
         pruner: Pruner | None = None,
         questions: Tensor | None = None,
         cache: KeyValues | None = None,
+        gate: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Layers from `start` on over the rows that survive the selection.
 
         weight (Q,): with it, the selection's probabilities receive the surrogate gradient of
-        `pruner.surrogate` (see `DropTokens`). questions (Q,) boolean: run these only. Returns the
+        `pruner.surrogate` (see `DropTokens`). questions (Q,) boolean: run these only. gate (L,):
+        added to every attention logit at a seen row. Returns the
         hidden rows and the place of every suffix row in them, (S,); meaningless for a question that
         does not run.
         """
@@ -152,7 +154,8 @@ class PhotonDecoder(nn.Module):
             )
         else:
             hidden = trunk.hidden[rows]
-        hidden = self._above(hidden, trunk.positions[:, rows], lengths, start, cache)
+        gate = None if gate is None else gate[alive]
+        hidden = self._above(hidden, trunk.positions[:, rows], lengths, start, cache, gate)
         return hidden, place[trunk.is_suffix]
 
     def tail_soft(
@@ -178,12 +181,13 @@ class PhotonDecoder(nn.Module):
         lengths: Segments,
         start: int,
         cache: KeyValues | None,
+        gate: Tensor | None = None,
     ) -> Tensor:
         plan = AttentionPlan(lengths.lengths, backend=self.attention, device=hidden.device)
         if cache is not None:
             own = torch.arange(lengths.total, device=hidden.device)
             cache.extend_rows(list(own.split(lengths.lengths)))
-        return self.layers.run(hidden, positions, plan, start, None, cache)[0]
+        return self.layers.run(hidden, positions, plan, start, None, cache, gate=gate)[0]
 
 
 def prune_context(trunk: Trunk, score_rope: bool) -> PruneContext:

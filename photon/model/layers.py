@@ -70,11 +70,13 @@ class DecoderLayers(nn.Module):
         stop: int | None = None,
         cache: KeyValues | None = None,
         score_layer: int | None = None,
+        gate: Tensor | None = None,
     ) -> tuple[Tensor, Scored | None]:
         """Layers start..stop-1 over rows (R, D) at positions (3, R).
 
         With a `cache`, the plan's key rows index the cached rows followed by these rows. Returns
-        the hidden rows and, where `score_layer` is among the layers, its queries and keys.
+        the hidden rows and, where `score_layer` is among the layers, its queries and keys. gate
+        (R,): added to every attention logit at these rows as keys (no cache then).
         """
         rope = self.rope(positions)
         scored = None
@@ -86,7 +88,11 @@ class DecoderLayers(nn.Module):
             if i == score_layer:
                 scored = Scored(q, k, q_turned, k_turned)
             keys, values = (k_turned, v) if cache is None else cache.append(i, k_turned, v)
-            out = plan.attend(q_turned, keys, values, scale=q.shape[-1] ** -0.5)
+            scale = q.shape[-1] ** -0.5
+            if gate is None:
+                out = plan.attend(q_turned, keys, values, scale)
+            else:
+                out = attend_gated(plan, q_turned, keys, values, scale, gate)
             hidden = hidden + layer.self_attn.o_proj(out.flatten(1))
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         return hidden, scored
@@ -96,3 +102,18 @@ class DecoderLayers(nn.Module):
         k = attention.k_proj(x).unflatten(-1, (self.n_kv_heads, -1))
         v = attention.v_proj(x).unflatten(-1, (self.n_kv_heads, -1))
         return q, k, v
+
+
+def attend_gated(
+    plan: AttentionPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, gate: Tensor
+) -> Tensor:
+    """Attention with gate (R,) added to the logits of each key row, through any kernel.
+
+    One more dimension carries it: queries hold 1 / scale there, keys the gate. exp(gate) is then
+    the weight that a row has as a key: 1 at gate 0, and minus infinity removes it.
+    """
+    one = torch.full_like(q[..., :1], 1 / scale)
+    extra = gate.to(k.dtype)[:, None, None].expand(-1, k.shape[1], 1)
+    padded = torch.cat([v, torch.zeros_like(v[..., :1])], -1)
+    out = plan.attend(torch.cat([q, one], -1), torch.cat([k, extra], -1), padded, scale)
+    return out[..., :-1]
