@@ -34,9 +34,9 @@ def data(tmp_path_factory):
 def model():
     words = load_tokenizer("tiny")
     plain = compose("model=tiny").model
+    rope = {**plain.text.rope_parameters, "mrope_section": [16, 24, 24]}  # half the head size
     text = {**plain.text, "hidden_size": 128, "num_attention_heads": 1, "num_hidden_layers": 4,
-            "intermediate_size": 128, "rope_parameters": dict(plain.text.rope_parameters)}  # fmt: skip
-    text["rope_parameters"]["mrope_section"] = list(plain.text.rope_parameters.mrope_section)
+            "intermediate_size": 128, "rope_parameters": rope}  # fmt: skip
     vision = {**plain.vision, "hidden_size": 80, "num_heads": 1, "intermediate_size": 96,
               "out_hidden_size": 128, "fullatt_block_indexes": [1]}  # fmt: skip
     preparation = Preparation(spacing=(6.0,) * 3, crop=(SIZE,) * 3, size=(SIZE,) * 3)
