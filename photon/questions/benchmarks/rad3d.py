@@ -44,6 +44,7 @@ FOLDERS: dict[str, tuple[str, dict[str, tuple[str, ...]] | tuple[str, ...]]] = {
 COLUMNS = tuple(
     map(squash, "Task,Subtask,VolumeName,Question,Answer,QuestionType,AnswerChoice".split(","))
 ) + tuple(f"choice{letter}" for letter in "abcd")
+_KEPT = [(name, squash(name)) for name in ("Task", "Subtask", "QuestionType", "VolumeName")]
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Rad3D(Reader):
             patient=scans.ct_rate_patient(name) or name,
             task=task,
             subtask=subtask,
-            extra={k: row[squash(k)] for k in ("Task", "Subtask", "QuestionType", "VolumeName")},
+            extra={name: row[key] for name, key in _KEPT},
             **fields,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -21,12 +21,14 @@ _SPLIT_FILES = {"train": "train", "valid": "validation"}
 _HEADER_COLUMNS = ("volumename", "rescaleslope", "rescaleintercept", "xyspacing", "zspacing")
 
 
+@lru_cache(maxsize=1 << 16)  # a scan has ten questions or more
 def ct_rate_patient(name: str) -> str | None:
     """CT-RATE's patient ("valid_1004"), under 3D-RAD's "test_1004_a_1.nii.gz" too."""
     match = CT_RATE_NAME.fullmatch(name)
     return f"{_folder(match)}_{match.group(2)}" if match else None
 
 
+@lru_cache(maxsize=1 << 16)
 def ct_rate_path(name: str, volumes: str, scans: Scans) -> str:
     """Path of a scan below the data root; BadRow where the name is not one of CT-RATE's."""
     name = inside(name)

@@ -27,9 +27,10 @@ class TableError(InputError):
         self.kind, self.where = kind, where
 
 
-def place(path: Path, line: int) -> str:
-    """ "FILE:LINE"; "FILE[ROW]" where the file has no lines of its own."""
-    return f"{path}[{line}]" if path.suffix in (".json", ".parquet") else f"{path}:{line}"
+def place(path: Path) -> str:
+    """Where a row is, for `format`: "FILE:{}", or "FILE[{}]" where the file has no lines."""
+    name = str(path).replace("{", "{{").replace("}", "}}")
+    return f"{name}[{{}}]" if path.suffix in (".json", ".parquet") else f"{name}:{{}}"
 
 
 def squash(header: str) -> str:
@@ -124,7 +125,7 @@ def _json(
 
 
 def _object(path: Path, line: int, row: Any, required: tuple[str, ...]) -> Row | TableError:
-    where = place(path, line)
+    where = place(path).format(line)
     if not isinstance(row, dict):
         return TableError("row", where, f"is a {type(row).__name__}, not an object; correct it")
     row = {squash(key): value for key, value in row.items()}
