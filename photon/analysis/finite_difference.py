@@ -26,13 +26,13 @@ from photon.model.photon import PhotonModel
 from photon.packing import Segments
 from photon.pruning.base import Selection
 from photon.pruning.saliency import precise
-from photon.pruning.surrogate import SurrogateConfig, importance, surrogate_gradient
+from photon.pruning.surrogate import SurrogateConfig, from_scores, surrogate_gradient
 from photon.questions.batch import IGNORE, VolumeBatch
 from photon.questions.dataset import Collate, VolumeQuestions
 from photon.questions.record import read_records
 from photon.volume.store import VolumeStore
 
-DIRECTIONS = ("paper", "taylor", "magnitude")
+DIRECTIONS = ("paper", "taylor", "magnitude", "gate")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ def token_changes(
         surrogate = {
             d: surrogate_gradient(x, g, prob, own.keep, own.pairs, replace(config, direction=d))
             for d in DIRECTIONS
+            if d != "gate"
         }
+        gated = replace(config, direction="gate")
+        surrogate["gate"] = from_scores(gate, gate.abs(), prob, own.keep, own.pairs, gated)
         with torch.no_grad():
             base = _losses(model, one, own.keep[None], one.hidden[None])[0]
             masks = own.keep.repeat(len(tried), 1)
@@ -90,7 +93,7 @@ def token_changes(
         share = evidence[i]
         yield TokenChange(
             batch.records[i].id,
-            (-importance(x, g, "taylor")[tried]).numpy(),
+            (x * g).sum(-1)[tried].numpy(),
             gate[tried].numpy(),
             dropped.numpy(),
             shrunk.numpy(),

@@ -20,7 +20,7 @@ from photon.model.cache import KeyValues
 from photon.model.layers import DecoderLayers, Scored
 from photon.packing import Segments
 from photon.pruning.base import LastRow, PruneContext, Pruner, Selection
-from photon.pruning.surrogate import DropTokens
+from photon.pruning.surrogate import DropTokens, GateTokens
 from photon.questions.batch import IGNORE, VolumeBatch
 
 
@@ -139,7 +139,11 @@ class PhotonDecoder(nn.Module):
         place = alive.long().cumsum(0) - 1
         rows = trunk.rows[alive]
         lengths = Segments(trunk.seen.sum(alive.long()), rows.device)
-        if weight is not None and selection.prob is not None:
+        surrogate = weight is not None and selection.prob is not None
+        if surrogate and pruner.surrogate.direction == "gate":
+            gate = self._gate(trunk, selection, weight, pruner)
+            hidden = trunk.hidden[rows]
+        elif surrogate:
             hidden = DropTokens.apply(
                 trunk.hidden,
                 selection.prob,
@@ -157,6 +161,19 @@ class PhotonDecoder(nn.Module):
         gate = None if gate is None else gate[alive]
         hidden = self._above(hidden, trunk.positions[:, rows], lengths, start, cache, gate)
         return hidden, place[trunk.is_suffix]
+
+    def _gate(self, trunk: Trunk, selection: Selection, weight: Tensor, pruner: Pruner) -> Tensor:
+        """(L,) zeros, whose gradient at visual rows becomes that of the selection's q."""
+        values = GateTokens.apply(
+            selection.prob,
+            selection.keep,
+            weight,
+            selection.pairs,
+            pruner.surrogate,
+            pruner.monitor,
+        )
+        where = trunk.is_visual.nonzero().squeeze(1)
+        return values.new_zeros(len(trunk.rows)).index_copy(0, where, values)
 
     def tail_soft(
         self, trunk: Trunk, selection: Selection, start: int, trained: Tensor

@@ -7,7 +7,7 @@ D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from photon.packing import Segments
 from photon.pruning.saliency import precise
 
-Direction = Literal["paper", "taylor", "magnitude"]
+Direction = Literal["paper", "taylor", "magnitude", "gate"]
 EPSILON = 1e-6
 
 
@@ -34,7 +34,7 @@ class SurrogateConfig:
     clip: float = 1.5  # c of Eq. 13: not in the paper, from the released code
 
     def __post_init__(self) -> None:
-        legal = {"direction": ("paper", "taylor", "magnitude"), "statistics": ("kept", "all")}
+        legal = {"direction": get_args(Direction), "statistics": ("kept", "all")}
         for key, values in legal.items():
             if getattr(self, key) not in values:
                 raise ValueError(f"pruner.{key}={getattr(self, key)!r}: legal values are {values}")
@@ -45,15 +45,15 @@ class SurrogateConfig:
             raise ValueError(f"pruner.s_min={self.s_min}: must lie in [0, s_max={self.s_max}]")
 
 
-def importance(x: Tensor, g: Tensor, direction: Direction) -> Tensor:
-    """Score of each token from its activation x and gradient g, both (J, D), (J,) (Eq. 12).
+def importance(eta: Tensor, direction: Direction) -> Tensor:
+    """What a direction promotes most, (J,) (Eq. 12), from eta (J,).
 
     eta = <x, g> predicts that removing the token changes the loss by -eta (A.1.4), so a useful
     token has eta < 0. `paper` promotes large eta as Eq. 14 is printed, `taylor` promotes a large
-    predicted loss increase -eta, `magnitude` promotes |eta|.
+    predicted loss increase -eta, `magnitude` promotes |eta|. `gate` does as `taylor` with another
+    eta, the derivative by the token's weight as a key (docs/surrogate_sign.md; not in the paper).
     """
-    eta = (x * g).sum(-1)
-    return {"paper": eta, "taylor": -eta, "magnitude": eta.abs()}[direction]
+    return {"paper": eta, "taylor": -eta, "magnitude": eta.abs(), "gate": -eta}[direction]
 
 
 def standardise(
@@ -72,9 +72,9 @@ def standardise(
     return z * pairs.expand(std > 0)
 
 
-def spread(x: Tensor, g: Tensor, keep: Tensor, use: Tensor, pairs: Segments) -> Tensor:
+def spread(eta: Tensor, keep: Tensor, use: Tensor, pairs: Segments) -> Tensor:
     """Std(eta) over the kept tokens, averaged over the questions in `use` (Q,): against eps_std."""
-    eta, weight = (x * g).sum(-1), keep.to(g.dtype)
+    weight = keep.to(eta.dtype)
     n = pairs.sum(weight).clamp_min(1.0)
     centred = (eta - pairs.expand(pairs.sum(eta * weight) / n)) * weight
     std = (pairs.sum(centred.square()) / n).sqrt()
@@ -86,11 +86,8 @@ def psi(z: Tensor) -> Tensor:
     return 0.5 + 0.5 * torch.tanh(z)
 
 
-def magnitude(
-    x: Tensor, g: Tensor, counted: Tensor, pairs: Segments, s_min: float, s_max: float
-) -> Tensor:
-    """s (J,): sum_k |x_k g_k| relative to its mean over the counted tokens (Eq. 15, 16)."""
-    m = (x * g).abs().sum(-1)
+def magnitude(m: Tensor, counted: Tensor, pairs: Segments, s_min: float, s_max: float) -> Tensor:
+    """s (J,): m = sum_k |x_k g_k| relative to its mean over the counted tokens (Eq. 15, 16)."""
     weight = counted.to(m.dtype)
     mean = pairs.sum(m * weight) / pairs.sum(weight).clamp_min(1.0)
     return (m / (pairs.expand(mean) + EPSILON)).clamp(s_min, s_max)
@@ -104,14 +101,21 @@ def surrogate_gradient(
     x and g (J, D): activations, and gradients that are zero for dropped tokens; q (J,) retention
     probabilities; keep (J,) boolean.
     """
-    x, g = precise(x), precise(g)
+    product = precise(x) * precise(g)
+    return from_scores(product.sum(-1), product.abs().sum(-1), q, keep, pairs, config)
+
+
+def from_scores(
+    eta: Tensor, m: Tensor, q: Tensor, keep: Tensor, pairs: Segments, config: SurrogateConfig
+) -> Tensor:
+    """dL/dq (J,) from eta (Eq. 12) and m (Eq. 15), both (J,) and zero for dropped tokens."""
     counted = keep if config.statistics == "kept" else torch.ones_like(keep)
-    eta = importance(x, g, config.direction)
-    z = standardise(eta, counted, pairs, config.eps_std, config.clip)
+    scores = importance(eta, config.direction)
+    z = standardise(scores, counted, pairs, config.eps_std, config.clip)
     d = 0.5 - psi(z)
     if config.recentre:
         d = d - pairs.expand(pairs.mean(d))
-    s = magnitude(x, g, counted, pairs, config.s_min, config.s_max)
+    s = magnitude(m, counted, pairs, config.s_min, config.s_max)
     saturation = (q * (1 - q)).clamp_min(config.eps_sat)
     return config.beta * d * s * saturation
 
@@ -146,7 +150,31 @@ class DropTokens(torch.autograd.Function):
             own[keep] = precise(grad[kept_at])
             own = torch.where(factor > 0, own / factor.clamp_min(1e-30), 0.0)
             x = precise(hidden[pair_row])
-            ctx.monitor["eta_std"] = spread(x, own, keep, weight > 0, ctx.pairs)
+            ctx.monitor["eta_std"] = spread((x * own).sum(-1), keep, weight > 0, ctx.pairs)
             grad_q = surrogate_gradient(x, own, precise(q), keep, ctx.pairs, ctx.config)
             grad_q = (grad_q * factor.squeeze(1)).to(q.dtype)
         return grad_hidden, grad_q, *[None] * 8
+
+
+class GateTokens(torch.autograd.Function):
+    """A gate of zero on every pair (J,), whose gradient becomes that of q: direction `gate`.
+
+    The gate is added to the attention logits of the token as a key in every layer above l, so that
+    its gradient is the derivative of the loss by the token's weight there. It takes the place of
+    eta in Eq. 13-17; arguments as in `DropTokens`.
+    """
+
+    @staticmethod
+    def forward(ctx, q, keep, weight, pairs, config, monitor):
+        ctx.save_for_backward(q, keep, weight)
+        ctx.pairs, ctx.config, ctx.monitor = pairs, config, monitor
+        return torch.zeros_like(q)
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, keep, weight = ctx.saved_tensors
+        factor = ctx.pairs.expand(weight).to(torch.float32)
+        own = torch.where(factor > 0, precise(grad) / factor.clamp_min(1e-30), 0.0)
+        ctx.monitor["eta_std"] = spread(own, keep, weight > 0, ctx.pairs)
+        grad_q = from_scores(own, own.abs(), precise(q), keep, ctx.pairs, ctx.config)
+        return (grad_q * factor).to(q.dtype), *[None] * 5

@@ -61,7 +61,7 @@ def test_first_order_predicts_shrinking_and_taylor_follows_it(case):
 
 def test_a_summary_of_known_changes():
     eta = np.array([-2.0, -1.0, 1.0, 2.0])  # two useful tokens, two harmful ones
-    surrogate = {"taylor": eta, "paper": -eta, "magnitude": -np.abs(eta)}
+    surrogate = {"taylor": eta, "paper": -eta, "magnitude": -np.abs(eta), "gate": eta}
     told = TokenChange("q", eta, eta, -eta, -eta / 2, surrogate, np.array([1.0, 0.5, 0.2, 0.0]))
     unknown = TokenChange("r", eta, -eta, eta, -eta, surrogate, np.full(4, np.nan))
     out = summarise([told])
@@ -88,6 +88,8 @@ def test_the_gate_predicts_removal_where_eta_is_blind():
     assert np.abs(eta).max() < 1e-2 * np.abs(dropped).max()
     assert np.corrcoef(-gate, dropped)[0, 1] > 0.9
     assert np.abs(gate + dropped).mean() < 0.3 * np.abs(dropped).mean()
+    liking = [np.corrcoef(c.surrogate["gate"], c.dropped)[0, 1] for c in changes]
+    assert np.mean(liking) < -0.7
 
 
 def test_a_gate_of_minus_infinity_is_removal(case):

@@ -19,6 +19,8 @@ SWEEP = (
     "evaluation.budgets=[0.25,0.5]",
     "evaluation.pruners=[photon,oracle]",
     "evaluation.volumes=1",
+    "dataset.n_ood=0",
+    "dataset.follow_up=0.0",
 )
 
 
