@@ -204,6 +204,7 @@ def shuffled_volumes(records: Sequence[Any], seed: int = 0) -> dict[str, str]:
         )
     rng = np.random.default_rng(seed)
     order = [groups[owner] for owner in rng.permutation(sorted(groups)).tolist()]
+    order.sort(key=len)  # so that two scans of a patient mostly become two scans of another
     line = [volume for group in order for volume in group]
     largest = max(len(group) for group in order)
     if 2 * largest <= len(line):  # moving on by the largest group leaves every patient's own block

@@ -8,6 +8,7 @@ import pytest
 
 from photon.errors import InputError
 from photon.evaluation import controls
+from photon.questions.record import Record
 
 
 def rec(i=0, **values):
@@ -126,6 +127,20 @@ def test_every_volume_is_swapped_for_another_patients(counts, seed):
     assert set(mapping) == {r.volume for r in records}
     assert sorted(mapping.values()) == sorted(mapping)  # a permutation
     assert all(v.split("/")[0] != o.split("/")[0] for v, o in mapping.items())
+
+
+def test_two_scans_of_a_patient_move_together():
+    def scans(patient, n):
+        names = [f"{patient}-{i}" for i in range(n)]
+        more = tuple(names[1:])
+        return Record(f"q{patient}", names[0], "Q?", patient=str(patient), more_volumes=more)
+
+    mapping = controls.shuffled_volumes([scans(p, 1 + p % 2) for p in range(12)], seed=3)
+    assert len(set(mapping.values())) == len(mapping) == 18
+    assert all(a.split("-")[0] != b.split("-")[0] for a, b in mapping.items())
+    pairs = [(mapping[f"{p}-0"], mapping[f"{p}-1"]) for p in range(1, 12, 2)]
+    together = [a.split("-")[0] == b.split("-")[0] and a < b for a, b in pairs]
+    assert sum(together) >= 5, pairs
 
 
 def test_shuffling_depends_on_the_seed_and_not_on_the_order():

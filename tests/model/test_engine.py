@@ -234,6 +234,21 @@ def test_a_question_of_weight_zero_gives_the_pruner_no_gradient(stage):
         assert parameter.grad is None or not bool(parameter.grad.any())
 
 
+@pytest.mark.parametrize("stage", ["off", "soft", "hard"])
+def test_two_volumes_beside_one_change_nothing(stage):
+    shapes = [(4, 12, 8), [(6, 8, 12), (4, 12, 8)], (8, 8, 8)]
+    model = photon_model(layer=0.5).eval()
+    batch, volumes, prompts = random_batch(questions=((5,), (4, 3), (3,)), shapes=shapes)
+    together = model(batch, stage)
+    singles = [model(one, stage) for one in alone(volumes, prompts)]
+    expected = torch.cat([one.answers.logits for one in singles])
+    torch.testing.assert_close(together.answers.logits, expected, **TIGHT)
+    if stage == "hard":
+        kept = torch.cat([one.selection.keep for one in singles])
+        assert torch.equal(together.selection.keep, kept) and 0 < kept.sum() < len(kept)
+        assert together.selection.pairs.lengths == [12, 30, 30, 16]
+
+
 def test_a_question_without_a_volume():
     model = photon_model(layer=0.5).eval()
     generator = torch.Generator().manual_seed(0)
