@@ -107,7 +107,8 @@ def run_check(args: argparse.Namespace) -> int:
     if (reader := _reader(args.files, args.root)) is not None:
         from photon.questions.benchmarks.using import check_benchmark
 
-        report = check_benchmark(reader, args.split, not args.no_volumes, args.workers)
+        volumes = not args.no_volumes
+        report = check_benchmark(reader, args.split, volumes, args.workers, args.modality)
     else:
         report = checking.check_dataset(
             args.files,

@@ -1,14 +1,18 @@
 """The data module of a benchmark: its hash, its configuration, and what it refuses."""
 
+import dataclasses
 from pathlib import Path
 
+import hydra
 import pytest
 
 from photon.errors import InputError
 from photon.questions.benchmarks.nextqa import NextQA
 from photon.questions.benchmarks.rad3d import Rad3D
+from photon.questions.benchmarks.registry import READERS, build_reader
 from tasks.benchmark_data import BenchmarkData
-from tasks.schema import instantiate
+from tasks.entry import CONF
+from tasks.schema import instantiate, to_plain
 from tests.questions.benchmarks import published
 
 RAD3D = {
@@ -55,6 +59,17 @@ def test_a_split_and_a_medium_are_checked_before_training(tree) -> None:
         BenchmarkData(Rad3D(str(tree))).check("val")
     with pytest.raises(InputError, match="nextqa holds videos, which the model cannot read"):
         BenchmarkData(NextQA(str(tree))).check("test")
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_configuration_and_command_line_have_the_same_defaults(name) -> None:
+    """conf/dataset/NAME.yaml builds what `prepare dataset=NAME` builds, and shows every setting."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        node = to_plain(hydra.compose("eval", [f"dataset={name}"]))["dataset"]
+    reader = instantiate(node, "dataset").reader
+    assert reader == build_reader({"dataset": name})
+    fields = {field.name for field in dataclasses.fields(reader)}
+    assert fields - {"prompt"} <= set(node["reader"]) - {"_target_"}
 
 
 def test_mistakes_in_the_settings_of_a_reader(tree) -> None:

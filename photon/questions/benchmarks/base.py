@@ -39,7 +39,8 @@ class Facts:
     """What is known of a benchmark before its files are opened.
 
     counts: published rows, by "SPLIT KIND" of the reader's default settings.  media: what a row
-    points to; only "volume" can be prepared.  kinds: what its records can serve as.
+    points to; only "volume" can be prepared.  kinds: what its records can serve as.  ct: all scans
+    are CT, so that values which cannot be HU are refused.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Facts:
     splits: tuple[str, ...] = ("train", "test")
     media: Media = "volume"
     kinds: tuple[Kind, ...] = ("questions",)
+    ct: bool = True
 
 
 class BadRow(InputError):

@@ -42,6 +42,9 @@ class Slake(Reader):
         media="image",
     )
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "languages", tuple(self.languages))
+
     def expected(self, split: str, kind: Kind = "questions") -> int | None:
         if sorted(self.languages) != ["en", "zh"]:
             return None

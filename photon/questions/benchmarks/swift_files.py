@@ -35,6 +35,7 @@ class SwiftFiles(Reader):
         counts={},
         splits=("train", "val", "test"),
         kinds=("questions", "reports"),
+        ct=False,
     )
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:

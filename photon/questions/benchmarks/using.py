@@ -110,7 +110,8 @@ def prepare_benchmark(
             f"no volume of {reader.facts.name} is under {reader.root} ({reader.facts.layout}); "
             "set root and the folders as KEY=VALUE"
         )
-    return prepare_cases(list(cases.values()), store_root, preparation, workers, check_hu=True)
+    hu = reader.facts.ct
+    return prepare_cases(list(cases.values()), store_root, preparation, workers, check_hu=hu)
 
 
 def check_benchmark(
@@ -118,8 +119,12 @@ def check_benchmark(
     splits: Sequence[str] | None = None,
     volumes: bool = True,
     workers: int | None = None,
+    modality: str = "ct",
 ) -> Report:
-    """Counts, rows, ids, patient overlap between splits, missing volumes and HU, in one report."""
+    """Counts, rows, ids, patient overlap between splits, missing volumes and HU, in one report.
+
+    modality: of a data set that is not known to be CT; "mr" does not look at HU.
+    """
     report, parts, headers = Report(), [], {}
     for split, kind, reading in read_all(reader, splits):
         name = f"{reader.facts.name} {split}"
@@ -134,7 +139,8 @@ def check_benchmark(
         parts.append(Part(name, reading.records, Path(reader.root)))
     scans = check_parts(report, parts)
     if volumes and reader.facts.media == "volume":
-        check_volumes(report, scans, workers=workers, headers=headers)
+        kind = "ct" if reader.facts.ct else modality
+        check_volumes(report, scans, kind, workers=workers, headers=headers)
     return report
 
 

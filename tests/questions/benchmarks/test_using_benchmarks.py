@@ -1,7 +1,9 @@
 """`check` and `prepare` of a benchmark, without reading a voxel."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from photon.errors import InputError
@@ -9,6 +11,7 @@ from photon.questions.benchmarks.ct_rate import CtRate
 from photon.questions.benchmarks.deeptumorvqa import DeepTumorVQA
 from photon.questions.benchmarks.medframeqa import MedFrameQA
 from photon.questions.benchmarks.rad3d import Rad3D
+from photon.questions.benchmarks.swift_files import SwiftFiles
 from photon.questions.benchmarks.using import check_benchmark, prepare_benchmark, read_all
 from photon.volume.preparation import Preparation
 from tests.questions.benchmarks import published
@@ -83,6 +86,19 @@ def test_prepare_without_a_single_scan(tmp_path, capsys) -> None:
     write_json(tmp_path / "MedFrameQA" / "test.json", [medframe_row(1, "v")])
     with pytest.raises(InputError, match="medframeqa holds 2D frames of videos, which the model"):
         prepare_benchmark(MedFrameQA(str(tmp_path)), tmp_path / "store", preparation)
+
+
+def test_values_are_looked_at_where_they_must_be_hu(tmp_path) -> None:
+    """ms-swift files may hold MR: only CT benchmarks, or --modality ct, ask for HU."""
+    image = np.random.default_rng(0).integers(0, 900, (28, 28, 28))
+    published.save_scan(tmp_path / "mr 1.nii.gz", image, np.eye(4))
+    row = {"query": "Is there a lesion?", "response": "no", "videos": ["mr 1.nii.gz"]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+    reader = SwiftFiles(str(tmp_path), test="test.jsonl")
+    assert kinds(check_benchmark(reader, workers=1)) == {"hu": 1}
+    assert not check_benchmark(reader, workers=1, modality="mr").errors
+    tiny = Preparation(spacing=None, crop=None, size=(28, 28, 28))
+    assert prepare_benchmark(reader, tmp_path / "store", tiny, workers=1).prepared == 1
 
 
 def test_check_without_files(tmp_path) -> None:
