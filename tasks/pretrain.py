@@ -178,7 +178,10 @@ class Pretrain(PhotonTask):
         self.reads = tuple(reads)
         self.see_first, self.dense_weight, self.pointing_weight = see_first, dense, pointing
         self.attention = Attention(model, min(model.cut + 1, model.n_layers - 1))
-        self.head = DenseHead(model.backbone.config.text_config.hidden_size)
+        # The read-outs outlive a phase, like the model: new ones would spoil what it has learned to
+        # see. They are no part of it, so they stand beside its modules.
+        width = model.backbone.config.text_config.hidden_size
+        self.head = model.__dict__.setdefault("read_outs", DenseHead(width))
         # Pruning is off, and nothing reads the threshold.
         model.pruner.predictor.requires_grad_(False)
 

@@ -4,7 +4,7 @@
 SMALL = (
     "model.pretrained=null",
     "callbacks.pruning={soft:0.2,hard:0.4,flip:0.45}",
-    "model.text={hidden_size:128,num_hidden_layers:4,num_attention_heads:1,intermediate_size:128}",
+    "model.text={hidden_size:128,num_hidden_layers:4,num_attention_heads:2,intermediate_size:128}",
     "model.vision={hidden_size:80,num_heads:1,intermediate_size:96,out_hidden_size:128}",
     "model.preparation={spacing:[6.0,6.0,6.0],crop:[56,56,56],size:[56,56,56]}",
     "pruner.hidden=16",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from photon.pruning.baselines.uniform import UniformPruner
 from photon.pruning.its import PhotonPruner
 from photon.volume.preparation import Preparation
 
-FORMAT = 1
+FORMAT = 2
 PRUNERS = {
     "photon": PhotonPruner,
     "random": RandomPruner,
@@ -53,6 +53,8 @@ def build_model(
     tokenizer: str | None = None,
     depth_stride: int = 1,
     slab: int = 1,
+    image_mean: float | Sequence[float] = 0.0,
+    image_std: float | Sequence[float] = 1.0,
     attention: str = "sdpa",
     kv: str = "full",
     seed: int = 0,
@@ -83,7 +85,18 @@ def build_model(
             patch_init,
             seed,
         )
-    model = PhotonModel(backbone, pruner, attention, kv, words, preparation, depth_stride, slab)
+    model = PhotonModel(
+        backbone,
+        pruner,
+        attention,
+        kv,
+        words,
+        preparation,
+        depth_stride,
+        slab,
+        image_mean,
+        image_std,
+    )
     return model.train()
 
 
@@ -147,6 +160,8 @@ def save_export(
         "preparation": model.preparation.to_dict(),
         "depth_stride": model.depth_stride,
         "slab": model.slab,
+        "image_mean": model.image_mean,
+        "image_std": model.image_std,
         "kv": model.kv,
         "provenance": dict(provenance or {}),
     }
@@ -176,6 +191,8 @@ def load_export(
         Preparation.from_dict(spec["preparation"]),
         spec["depth_stride"],
         spec["slab"],
+        spec["image_mean"],
+        spec["image_std"],
     )
     return model.eval()
 

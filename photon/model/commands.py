@@ -14,6 +14,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("source", help="an export folder that training wrote")
     parser.add_argument("target", help="folder to write")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--no-pruner", action="store_true", help="leave the pruner out")
     parser.set_defaults(run=run)
 
 
@@ -26,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
     from photon.model.checkpoints import load_export, read_spec, save_export
 
     model = load_export(args.source)
+    if args.no_pruner:
+        model.pruner = None
     provenance = read_spec(Path(args.source))["provenance"]
     save_export(model, args.target, provenance, getattr(torch, args.dtype))
     size = sum(file.stat().st_size for file in Path(args.target).iterdir())

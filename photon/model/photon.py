@@ -5,6 +5,7 @@ Shape suffixes: Q questions, A supervised rows, V visual tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +56,8 @@ class PhotonModel(nn.Module):
             training; `compact` only to the kept ones, as the released code does.
         tokenizer, preparation, depth_stride, slab: what turns a volume and a question into a batch
             for this model (see `Preparation` and `BatchBuilder`).
+        image_mean, image_std: of the voxels in [0, 1] that the patch embedding expects, one value
+            or one a channel.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class PhotonModel(nn.Module):
         preparation: Preparation | None = None,
         depth_stride: int = 1,
         slab: int = 1,
+        image_mean: float | Sequence[float] = 0.0,
+        image_std: float | Sequence[float] = 1.0,
     ):
         super().__init__()
         check_backend(attention)
@@ -80,6 +85,7 @@ class PhotonModel(nn.Module):
         self.preparation = preparation
         self.depth_stride = depth_stride
         self.slab = slab
+        self.image_mean, self.image_std = image_mean, image_std
         self.encoder = VolumeEncoder(backbone.model.visual, attention)
         self.decoder = PhotonDecoder(backbone.model.language_model, attention)
 
@@ -160,7 +166,16 @@ class PhotonModel(nn.Module):
         if not grids:
             width = self.backbone.config.text_config.hidden_size
             return torch.zeros(0, width, device=batch.patches.device)
-        return self.encoder(batch.patches.to(self.encoder.dtype), grids)
+        return self.encoder(self.normalize(batch.patches).to(self.encoder.dtype), grids)
+
+    def normalize(self, patches: Tensor) -> Tensor:
+        """Patch rows (P, C * voxels) in [0, 1] to what the patch embedding expects."""
+        channels = self.backbone.config.vision_config.in_channels
+        mean, std = (
+            torch.as_tensor(value, dtype=patches.dtype, device=patches.device).reshape(-1, 1)
+            for value in (self.image_mean, self.image_std)
+        )
+        return ((patches.unflatten(1, (channels, -1)) - mean) / std).flatten(1)
 
     def trunk(
         self,

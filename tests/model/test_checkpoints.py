@@ -56,6 +56,22 @@ def test_an_export_round_trips_bitwise(tmp_path):
     assert ask(loaded).tokens == ask(model).tokens
 
 
+def test_voxels_are_normalized_a_channel_at_a_time(tmp_path):
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    options = {"vision": {"in_channels": 3}, "slab": 2}
+    model = build(image_mean=mean, image_std=std, **options)
+    plain = build(**options)
+    volumes = torch.rand(2, 3, 28, 4, 4)  # what one patch column holds, three channels alike
+    rows = volumes.flatten(1)
+    expected = torch.stack([(volumes[:, c] - mean[c]) / std[c] for c in range(3)], 1).flatten(1)
+    torch.testing.assert_close(model.normalize(rows), expected)
+    assert torch.equal(plain.normalize(rows), rows)
+    save_export(model, tmp_path)
+    loaded = load_export(tmp_path)
+    assert ask(loaded).tokens == ask(model).tokens
+    assert torch.equal(loaded.normalize(rows), model.normalize(rows))
+
+
 def test_an_export_loads_in_the_stock_class(tmp_path):
     model = build(PhotonPruner(hidden=8))
     save_export(model, tmp_path)
