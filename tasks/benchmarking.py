@@ -16,6 +16,7 @@ from photon.evaluation.benchmark_report import (
 from photon.evaluation.benchmark_table import format_benchmark
 from photon.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from photon.evaluation.benchmarks.base import Bert, Row
+from photon.evaluation.predictions import write_whole
 from photon.evaluation.text_metrics import ROBERTA_LARGE_LAYER, BertScorer
 from photon.questions.record import Record
 from tasks.datamodule import QuestionData
@@ -94,5 +95,5 @@ def add_benchmark(
     )
     metrics["benchmark"] = benchmark_metrics(benchmark, columns, seed)
     text = format_benchmark(benchmark, columns, metrics["benchmark"], tables)
-    (run_dir / "benchmark.md").write_text(text, encoding="utf-8")
+    write_whole(run_dir / "benchmark.md", text)
     return text

@@ -107,7 +107,8 @@ class Measure:
         rng = np.random.default_rng(seed)
         out = []
         for rows in self._parts():
-            stats, size = self.stats[rows], max(1, BLOCK // len(rows))
+            stats = self.stats[rows]
+            size = max(1, BLOCK // stats.size)
             blocks = []
             for start in range(0, resamples, size):
                 count = min(size, resamples - start)

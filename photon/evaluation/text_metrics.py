@@ -8,7 +8,7 @@ bert-score's own values where both compute.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from photon.evaluation.metrics import bleu_scorer
 
 ROBERTA_LARGE_LAYER = 17  # bert-score's default for lang="en"
 LONGEST = 512  # tokens
+PAIRS = 512  # whose states are in memory at once
 
 
 class BertScorer:
@@ -53,31 +54,25 @@ class BertScorer:
             )
         self.model, self.layer, self.device = model.eval().to(device), layer, device
         self._special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
-        self._known: dict[str, tuple[Tensor, Tensor]] = {}
+        self._known: dict[tuple[str, str], float] = {}  # many conditions give the same answers
 
     def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
         """F1 of each pair, float64 [Q]; 0 where a side is empty."""
-        self._encode([*predictions, *references])
-        pairs = zip(predictions, references, strict=True)
-        return np.array([self._f1(p.strip(), r.strip()) for p, r in pairs], dtype=np.float64)
-
-    def _f1(self, prediction: str, reference: str) -> float:
-        if not prediction or not reference:
-            return 0.0
-        (p, p_word), (r, r_word) = self._known[prediction], self._known[reference]
-        match = p @ r.T
-        # Every token may be matched with, but only words count: the weights of bert-score.
-        precision = match.max(dim=1).values[p_word].mean()
-        recall = match.max(dim=0).values[r_word].mean()
-        total = float(precision + recall)
-        return float(2 * precision * recall) / total if total else 0.0
+        pairs = [(p.strip(), r.strip()) for p, r in zip(predictions, references, strict=True)]
+        new = sorted({(p, r) for p, r in pairs if p and r} - self._known.keys())
+        for start in range(0, len(new), PAIRS):
+            chunk = new[start : start + PAIRS]
+            states = self._encode({text for pair in chunk for text in pair})
+            self._known |= {(p, r): _f1(states[p], states[r]) for p, r in chunk}
+        return np.array([self._known.get(pair, 0.0) for pair in pairs], dtype=np.float64)
 
     @torch.inference_mode()
-    def _encode(self, texts: Sequence[str], size: int = 64) -> None:
-        """Normalised hidden states and the mask of words, once for each text."""
-        new = sorted({t.strip() for t in texts} - self._known.keys() - {""}, key=len)
-        for start in range(0, len(new), size):
-            chunk = new[start : start + size]
+    def _encode(self, texts: Collection[str], size: int = 64) -> dict[str, tuple[Tensor, Tensor]]:
+        """Normalised hidden states of each text, and which of its tokens are words."""
+        out = {}
+        ordered = sorted(texts, key=lambda text: (len(text), text))  # little padding
+        for start in range(0, len(ordered), size):
+            chunk = ordered[start : start + size]
             batch = self.tokenizer(
                 # RoBERTa's words begin with a space; other tokenizers strip it.
                 [f" {text}" for text in chunk],
@@ -92,7 +87,18 @@ class BertScorer:
                 real = batch["attention_mask"][i].bool().cpu()
                 ids = batch["input_ids"][i].cpu()[real].tolist()
                 word = torch.tensor([token not in self._special for token in ids])
-                self._known[text] = states[i][real], word
+                out[text] = states[i][real], word
+        return out
+
+
+def _f1(prediction: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> float:
+    (p, p_word), (r, r_word) = prediction, reference
+    match = p @ r.T
+    # Every token may be matched with, but only words count: the weights of bert-score.
+    precision = match.max(dim=1).values[p_word].mean()
+    recall = match.max(dim=0).values[r_word].mean()
+    total = float(precision + recall)
+    return float(2 * precision * recall) / total if total else 0.0
 
 
 def bleu1_counts(prediction: str, reference: str) -> tuple[int, int, int]:
