@@ -1,7 +1,8 @@
 """Runs commands of this repository, each in a process of its own, without importing torch for each.
 
-Reads one JSON job a line (argv, cwd, out, err), forks, runs the script as `__main__` in the child,
-and answers with the exit code. The parent only imports, so that a fork inherits no threads.
+Reads one JSON job a line (argv, cwd, out, err, perhaps env), forks, runs the script as `__main__`
+in the child, and answers with the exit code. The parent only imports, so that a fork inherits no
+threads.
 """
 
 import json
@@ -32,6 +33,7 @@ def warm() -> None:
 def child(job: dict) -> None:
     """Never returns: becomes the command."""
     os.chdir(job["cwd"])
+    os.environ.update(job.get("env", {}))
     for path, number in ((job["out"], 1), (job["err"], 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     script, *arguments = job["argv"]
