@@ -157,7 +157,7 @@ def test_no_absolute_paths_and_no_optional_groups() -> None:
 
 
 def test_callbacks_and_pruners_build_from_their_files() -> None:
-    plain = checked("pruner=photon_official")
+    plain = checked("experiment=phase2", "pruner=photon_official")
     schedule = instantiate(plain["callbacks"]["pruning"], "callbacks.pruning")
     assert isinstance(schedule, PruningSchedule) and schedule.soft == 0.2
     pruner = instantiate(plain["pruner"], "pruner")

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from photon.questions.supervision import Pointers
+from tasks.finetune import Finetune
 from tasks.pretrain import Attention
 from tests.helpers import photon_model, random_batch
-from tests.test_training import build, configure, data, train  # noqa: F401  (a fixture)
+from tests.test_training import configure, data, train  # noqa: F401  (a fixture)
 
 
 def test_logits_are_those_of_the_layer():
@@ -20,6 +21,7 @@ def test_logits_are_those_of_the_layer():
     question = [q for q, n in enumerate(context.text.lengths) for _ in range(n)]
     owner = [batch.volume_of[q] for q in question]
     logits, rows = attention.logits(batch, Pointers(instruction, owner, torch.zeros(0)))
+    assert logits.requires_grad
     keys = context.visual_keys.split(context.visual.lengths)
     group = context.queries.shape[1] // context.visual_keys.shape[1]
     for row, segment in enumerate(rows):
@@ -30,7 +32,7 @@ def test_logits_are_those_of_the_layer():
 
 def test_pretraining_learns_to_point(data, tmp_path):  # noqa: F811
     config = configure(
-        data,
+        data / "pretrain",
         "experiment=pretrain_tiny",
         "trainer.max_steps=40",
         "phases={describe:0.7,answer:0.3}",
@@ -40,7 +42,7 @@ def test_pretraining_learns_to_point(data, tmp_path):  # noqa: F811
     _, log = train(config, tmp_path / "describe", "describe")
     assert log["loss/attention"].isna().sum() == 7 and len(log) == 28
     told = log.dropna(subset=["loss/attention"])
-    for name in ("answer", "pointing", "attention"):
+    for name in ("answer", "pointing"):
         column = told[f"loss/{name}"]
         assert column.iloc[-4:].mean() < column.iloc[:3].mean()
     _, log = train(config, tmp_path / "answer", "answer")
@@ -50,15 +52,13 @@ def test_pretraining_learns_to_point(data, tmp_path):  # noqa: F811
 def test_masks_teach_the_saliency_of_phase_2(data, tmp_path):  # noqa: F811
     options = ("trainer.max_steps=25", "callbacks.pruning={soft:0.9,hard:0.95,flip:0.95}")
     rate = "task.finetune.optimizer.lr=2e-3"
-    config = configure(data, "task.finetune.pointing=1.0", rate, *options)
+    config = configure(
+        data, "task.finetune.pointing=1.0", "task.finetune.robust.probability=0", rate, *options
+    )
     _, log = train(config, tmp_path)
     assert log["loss/pointing"].iloc[-5:].mean() < 0.8 * log["loss/pointing"].iloc[:3].mean()
 
 
-def test_pointing_needs_a_saliency(data):  # noqa: F811
-    config = configure(data, "task.finetune.pointing=1.0", "pruner=none")
-    model, _ = build(config)
+def test_pointing_needs_a_saliency():
     with pytest.raises(ValueError, match="needs pruner=photon"):
-        from tasks.schema import instantiate
-
-        instantiate(config["task"]["finetune"], "task.finetune", model=model)
+        Finetune(photon_model(pruner=None), torch.optim.AdamW, pointing=1.0)
