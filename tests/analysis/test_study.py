@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from photon.analysis.overlap import organ_dissimilarity
 from photon.analysis.study.compare import difference
-from photon.analysis.study.organs import kept_mask
+from photon.analysis.study.organs import _mask, kept_mask
 from photon.analysis.study.report import sections
 from photon.analysis.study.runs import read_study, variant_names
 from photon.cli import main
@@ -146,6 +147,15 @@ def test_masks_are_read_as_they_were_written():
     mask = np.random.default_rng(0).random(125) < 0.3
     told = {"kept_mask": np.packbits(mask).tobytes().hex(), "visual_tokens": 125}
     assert np.array_equal(kept_mask(told), mask)
+
+
+def test_a_scan_alone_and_in_a_pair_are_not_compared():
+    alone = {**row(0, True, "photon", 4, 0), "seed": 0}
+    twice = {**alone, "visual_tokens": 2 * TOKENS, "kept_mask": "00" * (2 * TOKENS // 8)}
+    other = {**alone, "organ": ORGANS[1]}
+    masks = [_mask(entry) for entry in (alone, twice, other)]
+    found = organ_dissimilarity(masks)
+    assert [d.pairs for d in found.values()] == [1] and next(iter(found.values())).mean == 0
 
 
 def test_names_of_variants():

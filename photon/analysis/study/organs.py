@@ -108,6 +108,9 @@ def _overlap(rows: dict[str, list[Row]], variant: str) -> Section | None:
 
 
 def _mask(row: Row) -> Mask:
-    """A question's kept tokens. Only masks on the same volumes in the same run are compared."""
-    where = [row["seed"], row["volume"], *(row.get("more_volumes") or ())]
+    """A question's kept tokens. Only masks on the same volumes in the same run are compared.
+
+    A row names the first of its volumes; their number shows in the tokens.
+    """
+    where = [row["seed"], row["volume"], row["visual_tokens"]]
     return Mask(json.dumps(where), str(row["organ"]), kept_mask(row))
