@@ -100,7 +100,8 @@ def test_profiles_are_those_of_the_design() -> None:
     """DESIGN section 5 and A.2.1: the switches of each profile."""
     paper = compose("pruner=photon_paper").pruner
     official = compose("pruner=photon_official").pruner
-    ours = compose().pruner
+    plain = compose("experiment=phase2")
+    ours = plain.pruner
     for one in (paper, official, ours):
         assert (one.layer, one.tau, one.beta) == (0.25, 0.2, 0.8)
         assert (one.eps_std, one.eps_sat) == (3e-3, 5e-3)
@@ -108,7 +109,7 @@ def test_profiles_are_those_of_the_design() -> None:
     switches = ("direction", "statistics", "recentre", "score_gradient", "theta_scale", "readmit")
     assert [paper[k] for k in switches] == ["paper", "kept", False, True, 1.0, 0.0]
     assert [official[k] for k in switches] == ["paper", "all", True, False, 0.9, 0.0]
-    band = compose().task.finetune.band
+    band = plain.task.finetune.band
     assert (band.low, band.high, band.on) == (0.3, 0.8, "hard")
 
 
