@@ -36,6 +36,7 @@ class VolumeBatch:
     prefix_ids: Tensor  # (R,)
     prefix_positions: Tensor  # (3, R)
     visual: Tensor  # (R,) true at visual tokens
+    visual_lengths: list[int]  # (B) visual tokens of each item, those of all its volumes
     prefixes: Segments  # B
     suffix_ids: Tensor  # (S,)
     suffix_positions: Tensor  # (3, S)
@@ -60,11 +61,6 @@ class VolumeBatch:
         }
         return replace(self, **moved, **segments)
 
-    @property
-    def visual_lengths(self) -> list[int]:
-        """(B) visual tokens of each item, those of all its volumes."""
-        return [int(self.visual[rows].sum()) for rows in self.prefixes]
-
 
 @dataclass(frozen=True)
 class BatchBuilder:
@@ -72,7 +68,7 @@ class BatchBuilder:
 
     Args:
         patch: voxels of a patch along depth, height and width.
-        channels: input channels of the patch embedding; a volume is repeated to fill them.
+        channels: input channels of the patch embedding; a volume of one is repeated to fill them.
         merge: patches merged in plane, per axis.
         depth_stride: step of the depth positions, see `prefix_positions`.
         visual_id: token id that stands for a visual token.
@@ -94,8 +90,9 @@ class BatchBuilder:
         records: Sequence[Sequence[Record]] | None = None,
         labels: Sequence | None = None,
     ) -> VolumeBatch:
-        """The (D, H, W) volumes in [0, 1] of each item, with prompts; () asks without a volume.
+        """The volumes in [0, 1] of each item, with prompts; () asks without a volume.
 
+        A volume is (D, H, W), or (C, D, H, W) with a channel for each of its windows.
         The questions of one item must share the text before it (system prompt).
         """
         grids = [tuple(self.grid(volume) for volume in group) for group in volumes]
@@ -126,6 +123,7 @@ class BatchBuilder:
             prefix_ids=torch.cat(prefix),
             prefix_positions=torch.cat(positions, 1),
             visual=torch.cat(visual),
+            visual_lengths=[int(rows.sum()) for rows in visual],
             prefixes=Segments([len(p) for p in prefix]),
             suffix_ids=torch.cat(suffix),
             suffix_positions=torch.cat(suffix_positions, 1),
@@ -164,11 +162,11 @@ class BatchBuilder:
         return (depth * self.slab, height * self.merge, width * self.merge)
 
     def grid(self, volume: Tensor) -> Grid:
-        """Patch grid of a (D, H, W) volume."""
-        d, h, w = volume.shape
+        """Patch grid of a (D, H, W) or (C, D, H, W) volume."""
+        d, h, w = volume.shape[-3:]
         return patch_grid((d // self.slab, h, w), self.patch)
 
     def _patches(self, volume: Tensor) -> Tensor:
         if self.slab > 1:
-            volume = volume.unflatten(0, (-1, self.slab)).mean(1)
+            volume = volume.unflatten(-3, (-1, self.slab)).mean(-3)
         return patchify(volume.expand(self.channels, -1, -1, -1), self.patch, self.merge)
