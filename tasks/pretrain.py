@@ -187,7 +187,7 @@ class Pretrain(PhotonTask):
 
     def training_step(self, batch: VolumeBatch, batch_index: int) -> Tensor:
         if self.trainer.global_step < self.see_first * total_steps(self.trainer):
-            dense = self.head(self.model.encode(batch), batch.labels.items)
+            dense = self.head(self.model.encode(batch).tokens, batch.labels.items)
             loss = sum(dense.values())
         else:
             output = self.model(batch, stage="off")

@@ -1,4 +1,4 @@
-"""Small random models and batches for tests: genuine Qwen2.5-VL shapes in miniature."""
+"""Small random models and batches for tests: genuine Qwen shapes in miniature."""
 
 import torch
 
@@ -8,7 +8,7 @@ from photon.questions.batch import BatchBuilder
 from photon.questions.prompts import Prompt
 
 VOCAB = 64
-PAD, VIDEO = 2, 3
+IMAGE, VIDEO = 2, 3
 TEXT = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
@@ -35,19 +35,31 @@ VISION = {
 }
 
 
-def backbone(seed=0, dtype=torch.float64, scale=4.0, **vision):
-    """A random stock backbone; weights are scaled up so that attention is far from uniform."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+FAMILIES = ("qwen2_5", "qwen3")
+# A head that is not hidden / heads, a table of 5 x 5 positions, and features for 2 of 4 layers.
+TEXT3 = dict(TEXT, head_dim=12)
+TEXT3["rope_parameters"] = dict(TEXT["rope_parameters"], mrope_section=[2, 2, 2])
+VISION3 = {k: v for k, v in VISION.items() if k not in ("window_size", "fullatt_block_indexes")}
+VISION3 |= {"num_position_embeddings": 25, "deepstack_visual_indexes": [0, 1]}
 
+
+def backbone(seed=0, dtype=torch.float64, scale=4.0, family="qwen2_5", **vision):
+    """A random stock backbone; weights are scaled up so that attention is far from uniform."""
+    import transformers
+
+    name, text, tower = {
+        "qwen2_5": ("Qwen2_5_VL", TEXT, VISION),
+        "qwen3": ("Qwen3VL", TEXT3, VISION3),
+    }[family]
     torch.manual_seed(seed)
-    config = Qwen2_5_VLConfig(
-        text_config=dict(TEXT, rope_parameters=dict(TEXT["rope_parameters"])),
-        vision_config=dict(VISION, **vision),
+    config = getattr(transformers, f"{name}Config")(
+        text_config=dict(text, rope_parameters=dict(text["rope_parameters"])),
+        vision_config=dict(tower, **vision),
         tie_word_embeddings=True,
         video_token_id=VIDEO,
-        image_token_id=PAD,
+        image_token_id=IMAGE,
     )
-    model = Qwen2_5_VLForConditionalGeneration(config).to(dtype)
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(config).to(dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" not in name and "ln_q" not in name:
@@ -57,14 +69,14 @@ def backbone(seed=0, dtype=torch.float64, scale=4.0, **vision):
     return model
 
 
-def photon_model(seed=0, dtype=torch.float64, pruner="photon", **options):
+def photon_model(seed=0, dtype=torch.float64, pruner="photon", family="qwen2_5", **options):
     """A PhotonModel whose threshold predictor has been moved off its initial constant."""
     if pruner == "photon":
         torch.manual_seed(seed + 1)
         pruner = PhotonPruner(hidden=8, **options)
         torch.nn.init.normal_(pruner.predictor.mlp[2].weight, std=0.5)
         pruner = pruner.to(dtype)
-    return PhotonModel(backbone(seed, dtype), pruner).train()
+    return PhotonModel(backbone(seed, dtype, family=family), pruner).train()
 
 
 def builder(patch=(2, 2, 2), channels=1, depth_stride=1):

@@ -57,6 +57,8 @@ def build_model(
     image_std: float | Sequence[float] = 1.0,
     attention: str = "sdpa",
     kv: str = "full",
+    positions: str = "trained",
+    checkpointing: bool = False,
     seed: int = 0,
 ) -> PhotonModel:
     """A model with random weights, or with those of a stock checkpoint or an export.
@@ -96,6 +98,8 @@ def build_model(
         slab,
         image_mean,
         image_std,
+        positions,
+        checkpointing,
     )
     return model.train()
 
@@ -163,6 +167,7 @@ def save_export(
         "image_mean": model.image_mean,
         "image_std": model.image_std,
         "kv": model.kv,
+        "positions": model.positions,
         "provenance": dict(provenance or {}),
     }
     (folder / "photon.json").write_text(json.dumps(spec, indent=2) + "\n")
@@ -193,6 +198,7 @@ def load_export(
         spec["slab"],
         spec["image_mean"],
         spec["image_std"],
+        spec.get("positions", "trained"),  # exports older than the key had no other
     )
     return model.eval()
 

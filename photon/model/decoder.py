@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from photon.model.attention import AttentionPlan
 from photon.model.cache import KeyValues
-from photon.model.layers import DecoderLayers, Scored
+from photon.model.encoder import VisualFeatures
+from photon.model.layers import DecoderLayers, Deepstack, Scored
 from photon.packing import Segments
 from photon.pruning.base import LastRow, PruneContext, Pruner, Selection
 from photon.pruning.surrogate import DropTokens, GateTokens
@@ -36,6 +37,7 @@ class Trunk:
     seen: Segments  # Q segments of `rows`
     is_visual: Tensor  # (L,) true at visual tokens
     is_suffix: Tensor  # (L,) true at a question's own rows
+    deepstack: Deepstack  # features of the visual rows of `hidden`
     scored: Scored | None  # of the selection layer, where one was asked for
     training: bool
 
@@ -53,27 +55,30 @@ class Trunk:
 class PhotonDecoder(nn.Module):
     """Runs the two parts of the decoder around the selection."""
 
-    def __init__(self, language_model: nn.Module, attention: str = "sdpa"):
+    def __init__(
+        self, language_model: nn.Module, attention: str = "sdpa", checkpointing: bool = False
+    ):
         super().__init__()
-        self.layers = DecoderLayers(language_model)
+        self.layers = DecoderLayers(language_model, checkpointing)
         self.attention = attention
 
     def trunk(
         self,
         batch: VolumeBatch,
-        visual_tokens: Tensor,
+        visual: VisualFeatures,
         stop: int,
         score_layer: int | None = None,
         cache: KeyValues | None = None,
     ) -> Trunk:
         """Layers before `stop` over the prefixes of all volumes and the suffixes of all questions.
 
-        visual_tokens (V, D) fill the visual rows of the prefixes. A prefix is causal in itself; a
+        The visual tokens fill the visual rows of the prefixes. A prefix is causal in itself; a
         suffix sees its volume's prefix and, causally, itself.
         """
         prefix = self.layers.embed(batch.prefix_ids)
         where = batch.visual.nonzero().squeeze(1)
-        prefix = prefix.index_copy(0, where, visual_tokens.to(prefix.dtype))
+        prefix = prefix.index_copy(0, where, visual.tokens.to(prefix.dtype))
+        deepstack = Deepstack(where, visual.deepstack)
         hidden = torch.cat([prefix, self.layers.embed(batch.suffix_ids)])
         positions = torch.cat([batch.prefix_positions, batch.suffix_positions], 1)
         n_prefix = batch.prefixes.total
@@ -92,7 +97,9 @@ class PhotonDecoder(nn.Module):
         )
         if cache is not None:
             cache.extend_rows(seen)
-        hidden, scored = self.layers.run(hidden, positions, plan, 0, stop, cache, score_layer)
+        hidden, scored = self.layers.run(
+            hidden, positions, plan, 0, stop, cache, score_layer, deepstack=deepstack
+        )
         rows = torch.cat(seen)
         visual_row = torch.cat([batch.visual, torch.zeros_like(batch.instruction)])
         return Trunk(
@@ -104,13 +111,21 @@ class PhotonDecoder(nn.Module):
             Segments([len(r) for r in seen], hidden.device),
             visual_row[rows],
             rows >= n_prefix,
+            deepstack,
             scored,
             self.training,
         )
 
     def rest(self, trunk: Trunk, start: int, cache: KeyValues | None = None) -> Trunk:
         """Layers from `start` on over all rows, prefixes still shared: the unpruned model."""
-        hidden = self.layers.run(trunk.hidden, trunk.positions, trunk.plan, start, None, cache)[0]
+        hidden, _ = self.layers.run(
+            trunk.hidden,
+            trunk.positions,
+            trunk.plan,
+            start,
+            cache=cache,
+            deepstack=trunk.deepstack,
+        )
         return replace(trunk, hidden=hidden)
 
     def tail(
@@ -159,8 +174,21 @@ class PhotonDecoder(nn.Module):
         else:
             hidden = trunk.hidden[rows]
         gate = None if gate is None else gate[alive]
-        hidden = self._above(hidden, trunk.positions[:, rows], lengths, start, cache, gate)
+        deepstack = self._deepstack(trunk, alive)
+        hidden = self._above(
+            hidden, trunk.positions[:, rows], lengths, start, deepstack, cache, gate
+        )
         return hidden, place[trunk.is_suffix]
+
+    def _deepstack(self, trunk: Trunk, alive: Tensor, scale: Tensor | None = None) -> Deepstack:
+        """Features of the visual rows that survive (L,); with `scale` (L,), times it."""
+        token = torch.cumsum(trunk.batch.visual, 0) - 1  # visual token of a visual prefix row
+        visual = alive & trunk.is_visual
+        which = token[trunk.rows[visual]]
+        features = [part[which] for part in trunk.deepstack.features]
+        if scale is not None:
+            features = [part * scale[visual, None].to(part.dtype) for part in features]
+        return Deepstack(trunk.is_visual[alive].nonzero().squeeze(1), tuple(features))
 
     def _gate(self, trunk: Trunk, selection: Selection, weight: Tensor, pruner: Pruner) -> Tensor:
         """(L,) zeros, whose gradient at visual rows becomes that of the selection's q."""
@@ -180,6 +208,7 @@ class PhotonDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Layers from `start` on over all rows, visual ones scaled by q: the soft warm-up stage.
 
+        So are the deepstack features that they receive above: at q = 0 nothing of a token is left.
         trained (Q,) boolean: the questions whose loss may change q.
         """
         where = trunk.is_visual.nonzero().squeeze(1)
@@ -188,7 +217,9 @@ class PhotonDecoder(nn.Module):
         scale = torch.ones(len(trunk.rows), dtype=trunk.hidden.dtype, device=where.device)
         scale = scale.index_copy(0, where, prob.to(scale.dtype))
         hidden = trunk.hidden[trunk.rows] * scale[:, None]
-        hidden = self._above(hidden, trunk.positions[:, trunk.rows], trunk.seen, start, None)
+        deepstack = self._deepstack(trunk, torch.ones_like(trunk.is_visual), scale)
+        positions = trunk.positions[:, trunk.rows]
+        hidden = self._above(hidden, positions, trunk.seen, start, deepstack)
         return hidden, trunk.is_suffix.nonzero().squeeze(1)
 
     def _above(
@@ -197,14 +228,17 @@ class PhotonDecoder(nn.Module):
         positions: Tensor,
         lengths: Segments,
         start: int,
-        cache: KeyValues | None,
+        deepstack: Deepstack,
+        cache: KeyValues | None = None,
         gate: Tensor | None = None,
     ) -> Tensor:
         plan = AttentionPlan(lengths.lengths, backend=self.attention, device=hidden.device)
         if cache is not None:
             own = torch.arange(lengths.total, device=hidden.device)
             cache.extend_rows(list(own.split(lengths.lengths)))
-        return self.layers.run(hidden, positions, plan, start, None, cache, gate=gate)[0]
+        return self.layers.run(
+            hidden, positions, plan, start, cache=cache, gate=gate, deepstack=deepstack
+        )[0]
 
 
 def prune_context(trunk: Trunk, score_rope: bool) -> PruneContext:

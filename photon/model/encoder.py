@@ -5,6 +5,8 @@ Shape suffixes: B volumes, P patches, V visual tokens (P / merge^2), N heads, H 
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from photon.model.attention import AttentionPlan
+from photon.model.recompute import recomputed
 
 Grid = tuple[int, int, int]  # patches along depth, height and width
 
@@ -71,47 +74,114 @@ def window_order(grid: Grid, merge: int, window: int) -> tuple[Tensor, list[int]
     return rows.flatten(), [len(tile) * unit for tile in tiles]
 
 
-class VolumeEncoder(nn.Module):
-    """Runs a stock Qwen2.5-VL vision tower over packed patch rows of any number of volumes.
+@lru_cache(maxsize=64)
+def table_corners(grid: Grid, merge: int, side: int) -> tuple[Tensor, Tensor]:
+    """The four rows of a (side * side, C) position table around every patch, and their weights.
 
-    The tower's modules and weights are used as they are; the loop is ours because the stock one
-    calls attention once a window in Python and embeds patches with a Conv3d that is several times
-    slower than the same product as a linear map (docs/decisions.md). As in the stock tower, no
-    block mixes depth: full-attention blocks see one depth slab.
+    Both (P, 4), in `patchify` order; bilinear, the grid's corners on the table's. Source:
+    Qwen3-VL, section 2; float32, as in the stock class.
+    """
+    place = patch_coordinates(grid, merge)
+    steps = torch.tensor(grid[1:]).sub(1).clamp(min=1)
+    at = place.float() * (side - 1) / steps
+    low = at.floor()
+    two = torch.arange(2)
+    share = 1 - ((at - low)[..., None] - two).abs()
+    near = (low.long()[..., None] + two).clamp(max=side - 1)
+    rows, columns = near.unbind(1)
+    by_row, by_column = share.unbind(1)
+    corners = rows[:, :, None] * side + columns[:, None]
+    return corners.flatten(1), (by_row[:, :, None] * by_column[:, None]).flatten(1)
+
+
+@dataclass(frozen=True)
+class VisualFeatures:
+    """What the encoder gives the decoder: tokens over each grid's depth, height and width.
+
+    deepstack: what Qwen3-VL adds to the visual rows after each of the first decoder layers (its
+    section 2, after DeepStack); none for Qwen2.5-VL.
     """
 
-    def __init__(self, visual: nn.Module, backend: str = "sdpa"):
+    tokens: Tensor  # (V, D)
+    deepstack: tuple[Tensor, ...] = ()  # (V, D) for decoder layers 0, 1, ...
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What depends on the grids alone."""
+
+    order: Tensor  # (P,) patch rows, so that each attention window lies together
+    restore: Tensor  # (V,) the inverse, in tokens
+    windows: AttentionPlan | None
+    slabs: AttentionPlan
+    angles: Tensor  # (P, H) of the 2D rotary embedding
+    corners: Tensor | None  # (P, 4) rows of the learned position table and their weights
+    weights: Tensor | None
+
+
+class VolumeEncoder(nn.Module):
+    """Runs a stock Qwen2.5-VL or Qwen3-VL vision tower over packed patch rows of many volumes.
+
+    The tower's modules and weights are used as they are; the loop is ours because the stock one
+    calls attention once a segment in Python and embeds patches with a Conv3d that is several times
+    slower than the same product as a linear map (docs/decisions.md). As in the stock towers, no
+    block mixes depth: full-attention blocks see one depth slab. The towers differ in what their
+    configurations say: Qwen2.5-VL has window attention in most blocks; Qwen3-VL has none, but a
+    learned position table and deepstack features.
+
+    checkpointing: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, visual: nn.Module, backend: str = "sdpa", checkpointing: bool = False):
         super().__init__()
         self.visual = visual
         self.backend = backend
+        self.checkpointing = checkpointing
         config = visual.config
         self.merge: int = config.spatial_merge_size
-        self.window = config.window_size // config.patch_size // self.merge
         self.heads: int = config.num_heads
-        self.full_blocks = frozenset(config.fullatt_block_indexes)
-        self._plans: dict[tuple, tuple] = {}
+        self.windowed: set[int] = set()
+        if hasattr(config, "window_size"):
+            self.window = config.window_size // config.patch_size // self.merge
+            self.windowed = set(range(config.depth)) - set(config.fullatt_block_indexes)
+        self.deepstack: list[int] = list(getattr(config, "deepstack_visual_indexes", ()))
+        self._plans: dict[tuple, _Plan] = {}
 
     @property
     def dtype(self) -> torch.dtype:
         return self.visual.patch_embed.proj.weight.dtype
 
     def embed_patches(self, patches: Tensor) -> Tensor:
-        """(P, voxels) to (P, C): the 3D patch embedding, kernel = stride, no bias."""
-        return F.linear(patches, self.visual.patch_embed.proj.weight.flatten(1))
+        """(P, voxels) to (P, C): the 3D patch embedding, kernel = stride (Eq. 1).
 
-    def forward(self, patches: Tensor, grids: list[Grid]) -> Tensor:
-        """Packed patch rows (P, voxels) of volumes with the given patch grids to tokens (V, D).
-
-        Tokens run over each volume's depth, height and width (in merged units).
+        Without bias in Qwen2.5-VL; Qwen3-VL has one.
         """
-        order, restore, window_plan, slab_plan, angles = self._plan(tuple(grids), patches.device)
-        hidden = self.embed_patches(patches)[order]
-        rope = cos_sin(angles, self.visual.merger.ln_q.weight.dtype)
+        proj = self.visual.patch_embed.proj
+        return F.linear(patches, proj.weight.flatten(1), proj.bias)
+
+    def forward(self, patches: Tensor, grids: list[Grid]) -> VisualFeatures:
+        """Packed patch rows (P, voxels) of volumes with the given patch grids to their features."""
+        plan = self._plan(tuple(grids), patches.device)
+        hidden = self.embed_patches(patches)
+        if plan.corners is not None:
+            table = self.visual.pos_embed(plan.corners) * plan.weights[..., None]
+            hidden = hidden + table.sum(1).to(hidden.dtype)
+        hidden = hidden[plan.order]
+        rope = cos_sin(plan.angles, self.dtype)
+        deepstack = []
         for i, block in enumerate(self.visual.blocks):
-            plan = slab_plan if i in self.full_blocks else window_plan
-            hidden = hidden + self._attention(block.attn, block.norm1(hidden), rope, plan)
-            hidden = hidden + block.mlp(block.norm2(hidden))
-        return self.visual.merger(hidden)[restore]
+            attention = plan.windows if i in self.windowed else plan.slabs
+            hidden = recomputed(
+                self._block, block, hidden, rope, attention, on=self.checkpointing and self.training
+            )
+            if i in self.deepstack:
+                merger = self.visual.deepstack_merger_list[self.deepstack.index(i)]
+                deepstack.append(merger(hidden)[plan.restore])
+        return VisualFeatures(self.visual.merger(hidden)[plan.restore], tuple(deepstack))
+
+    def _block(self, block: nn.Module, hidden: Tensor, rope: tuple, plan: AttentionPlan) -> Tensor:
+        hidden = hidden + self._attention(block.attn, block.norm1(hidden), rope, plan)
+        return hidden + block.mlp(block.norm2(hidden))
 
     def _attention(self, module: nn.Module, x: Tensor, rope: tuple, plan: AttentionPlan) -> Tensor:
         qkv = module.qkv(x).unflatten(-1, (3, self.heads, -1))
@@ -120,8 +190,7 @@ class VolumeEncoder(nn.Module):
         out = plan.attend(q, k, v, scale=q.shape[-1] ** -0.5)
         return module.proj(out.flatten(1))
 
-    def _plan(self, grids: tuple[Grid, ...], device: torch.device) -> tuple:
-        """Row order, its inverse in tokens, the two attention plans and the 2D rotary angles."""
+    def _plan(self, grids: tuple[Grid, ...], device: torch.device) -> _Plan:
         key = (grids, device)
         if key not in self._plans:
             if len(self._plans) > 32:
@@ -129,16 +198,19 @@ class VolumeEncoder(nn.Module):
             self._plans[key] = self._make_plan(grids, device)
         return self._plans[key]
 
-    def _make_plan(self, grids: tuple[Grid, ...], device: torch.device) -> tuple:
+    def _make_plan(self, grids: tuple[Grid, ...], device: torch.device) -> _Plan:
         orders, windows, slabs, places = [], [], [], []
         start = 0
         for grid in grids:
-            order, lengths = window_order(grid, self.merge, self.window)
-            orders.append(order + start)
-            windows += lengths
             slabs += [grid[1] * grid[2]] * grid[0]
+            rows = grid[0] * grid[1] * grid[2]
+            order = torch.arange(rows)
+            if self.windowed:
+                order, lengths = window_order(grid, self.merge, self.window)
+                windows += lengths
+            orders.append(order + start)
             places.append(patch_coordinates(grid, self.merge)[order])
-            start += grid[0] * grid[1] * grid[2]
+            start += rows
         order = torch.cat(orders)
         restore = torch.argsort(order[:: self.merge**2])
         places = torch.cat(places).to(device)
@@ -146,13 +218,29 @@ class VolumeEncoder(nn.Module):
         # Half of the head rotates with the height, half with the width (stock 2D RoPE).
         frequency = 1.0 / 10000.0 ** (torch.arange(0, size // 2, 2, device=device) / (size // 2))
         angles = (places[:, :, None].float() * frequency).flatten(1)
-        return (
+        corners, weights = self._corners(grids, device)
+        return _Plan(
             order.to(device),
             restore.to(device),
-            AttentionPlan(windows, causal=False, backend=self.backend, device=device),
+            AttentionPlan(windows, causal=False, backend=self.backend, device=device)
+            if windows
+            else None,
             AttentionPlan(slabs, causal=False, backend=self.backend, device=device),
             torch.cat([angles, angles], -1),
+            corners,
+            weights,
         )
+
+    def _corners(
+        self, grids: tuple[Grid, ...], device: torch.device
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(P, 4) rows of the learned position table and their weights, where there is one."""
+        if not hasattr(self.visual, "pos_embed"):
+            return None, None
+        side = math.isqrt(self.visual.config.num_position_embeddings)
+        found = [table_corners(grid, self.merge, side) for grid in grids]
+        corners, weights = zip(*found, strict=True)
+        return torch.cat(corners).to(device), torch.cat(weights).to(device)
 
 
 def cos_sin(angles: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -73,10 +73,10 @@ class Reading:
 def read(model: PhotonModel, batch: VolumeBatch, cut: int | None = None) -> Reading:
     """Encode the volumes and run the first `cut` layers, whose last one is scored; None: all."""
     clock = _Clock(batch.suffix_ids.device)
-    visual_tokens = model.encode(batch)
+    visual = model.encode(batch)
     clock.mark("encoder")
     cache = KeyValues()
-    trunk = model.trunk(batch, visual_tokens, cut, cut, cache)
+    trunk = model.trunk(batch, visual, cut, cut, cache)
     clock.mark("layers up to l")
     return Reading(batch, trunk, cache, clock.seconds)
 

@@ -1,10 +1,11 @@
-"""The layer loop: a stock Qwen2.5-VL language model's modules over packed rows.
+"""The layer loop: the modules of a stock Qwen2.5-VL or Qwen3-VL language model over packed rows.
 
 Shape suffixes: R packed rows, N query heads, K key-value heads, H head size, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from photon.model.attention import AttentionPlan
 from photon.model.cache import KeyValues
 from photon.model.encoder import cos_sin, rotate
+from photon.model.recompute import recomputed
 
 
 @dataclass(frozen=True)
@@ -28,22 +30,43 @@ class Scored:
     turned_keys: Tensor
 
 
-class DecoderLayers(nn.Module):
-    """Runs decoder layers over packed rows; holds no weights but the language model's."""
+@dataclass(frozen=True)
+class Deepstack:
+    """Features that visual rows receive after each of the first decoder layers (Qwen3-VL)."""
 
-    def __init__(self, language_model: nn.Module):
+    rows: Tensor  # (J,) the visual rows among those that run
+    features: tuple[Tensor, ...]  # (J, D) for decoder layers 0, 1, ...
+
+    def add(self, layer: int, hidden: Tensor) -> Tensor:
+        """Rows (R, D) after a layer, with its features; the same rows where it has none."""
+        if layer >= len(self.features):
+            return hidden
+        return hidden.index_add(0, self.rows, self.features[layer].to(hidden.dtype))
+
+
+class DecoderLayers(nn.Module):
+    """Runs decoder layers over packed rows; holds no weights but the language model's.
+
+    checkpointing: recompute each layer in the backward pass instead of keeping its activations. A
+    selection lies between two layers, so it never runs twice.
+    """
+
+    def __init__(self, language_model: nn.Module, checkpointing: bool = False):
         super().__init__()
         self.model = language_model
+        self.checkpointing = checkpointing
         config = language_model.config
         self.n_layers: int = config.num_hidden_layers
         self.n_heads: int = config.num_attention_heads
         self.n_kv_heads: int = config.num_key_value_heads
-        self.head_size: int = config.hidden_size // self.n_heads
-        self.sections: list[int] = list(config.rope_parameters["mrope_section"])
-        if sum(self.sections) * 2 != self.head_size:
+        own_size = getattr(config, "head_dim", None)
+        self.head_size: int = own_size or config.hidden_size // self.n_heads
+        interleaved = config.model_type.startswith("qwen3_vl")
+        self.axes = rotary_axes(config.rope_parameters["mrope_section"], interleaved)
+        if len(self.axes) * 2 != self.head_size:
             raise ValueError(
-                f"text.rope_parameters.mrope_section={self.sections} must sum to half the head "
-                f"size ({self.head_size // 2})"
+                f"text.rope_parameters.mrope_section={config.rope_parameters['mrope_section']} "
+                f"must sum to half the head size ({self.head_size // 2})"
             )
 
     def embed(self, token_ids: Tensor) -> Tensor:
@@ -53,12 +76,10 @@ class DecoderLayers(nn.Module):
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Positions (3, R) to the cosines and sines (R, H) of M-RoPE.
 
-        Frequencies are split between the three axes by `mrope_section` (Qwen2.5-VL, section 2.1.3).
+        Each frequency turns with the position on one of the three axes, see `rotary_axes`.
         """
         frequency = self.model.rotary_emb.inv_freq.to(positions.device, torch.float32)
-        angles = positions[..., None].float() * frequency
-        parts = [part[i] for i, part in enumerate(angles.split(self.sections, -1))]
-        half = torch.cat(parts, -1)
+        half = positions[self.axes].T.float() * frequency
         return cos_sin(torch.cat([half, half], -1), self.model.norm.weight.dtype)
 
     def run(
@@ -71,8 +92,9 @@ class DecoderLayers(nn.Module):
         cache: KeyValues | None = None,
         score_layer: int | None = None,
         gate: Tensor | None = None,
+        deepstack: Deepstack | None = None,
     ) -> tuple[Tensor, Scored | None]:
-        """Layers start..stop-1 over rows (R, D) at positions (3, R).
+        """Layers start..stop-1 over rows (R, D) at positions (3, R), and what `deepstack` adds.
 
         With a `cache`, the plan's key rows index the cached rows followed by these rows. Returns
         the hidden rows and, where `score_layer` is among the layers, its queries and keys. gate
@@ -80,28 +102,60 @@ class DecoderLayers(nn.Module):
         """
         rope = self.rope(positions)
         scored = None
+        on = self.checkpointing and self.training and cache is None
         for i in range(start, self.n_layers if stop is None else stop):
-            layer = self.model.layers[i]
-            x = layer.input_layernorm(hidden)
-            q, k, v = self._project(layer.self_attn, x)
-            q_turned, k_turned = rotate(q, rope), rotate(k, rope)
+            hidden, seen = recomputed(self._layer, i, hidden, rope, plan, cache, gate, on=on)
             if i == score_layer:
-                scored = Scored(q, k, q_turned, k_turned)
-            keys, values = (k_turned, v) if cache is None else cache.append(i, k_turned, v)
-            scale = q.shape[-1] ** -0.5
-            if gate is None:
-                out = plan.attend(q_turned, keys, values, scale)
-            else:
-                out = attend_gated(plan, q_turned, keys, values, scale, gate)
-            hidden = hidden + layer.self_attn.o_proj(out.flatten(1))
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+                scored = seen
+            if deepstack is not None:
+                hidden = deepstack.add(i, hidden)
         return hidden, scored
+
+    def _layer(
+        self,
+        i: int,
+        hidden: Tensor,
+        rope: tuple[Tensor, Tensor],
+        plan: AttentionPlan,
+        cache: KeyValues | None,
+        gate: Tensor | None,
+    ) -> tuple[Tensor, Scored]:
+        layer = self.model.layers[i]
+        q, k, v = self._project(layer.self_attn, layer.input_layernorm(hidden))
+        q_turned, k_turned = rotate(q, rope), rotate(k, rope)
+        keys, values = (k_turned, v) if cache is None else cache.append(i, k_turned, v)
+        scale = q.shape[-1] ** -0.5
+        if gate is None:
+            out = plan.attend(q_turned, keys, values, scale)
+        else:
+            out = attend_gated(plan, q_turned, keys, values, scale, gate)
+        hidden = hidden + layer.self_attn.o_proj(out.flatten(1))
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return hidden, Scored(q, k, q_turned, k_turned)
 
     def _project(self, attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q = attention.q_proj(x).unflatten(-1, (self.n_heads, -1))
         k = attention.k_proj(x).unflatten(-1, (self.n_kv_heads, -1))
         v = attention.v_proj(x).unflatten(-1, (self.n_kv_heads, -1))
+        if hasattr(attention, "q_norm"):  # Qwen3-VL
+            q, k = attention.q_norm(q), attention.k_norm(k)
         return q, k, v
+
+
+def rotary_axes(sections: Sequence[int], interleaved: bool) -> list[int]:
+    """The axis (0 depth, 1 height, 2 width) whose position turns each of the H / 2 frequencies.
+
+    Qwen2.5-VL gives each axis one block of `sections` frequencies (its section 2.1.3); Qwen3-VL
+    interleaves them, depth taking what the other two leave, so that each axis has low and high
+    ones (its section 2).
+    """
+    if not interleaved:
+        return [axis for axis, size in enumerate(sections) for _ in range(size)]
+    axes = [0] * sum(sections)
+    for axis in (1, 2):
+        for place in range(axis, min(3 * sections[axis], len(axes)), 3):
+            axes[place] = axis
+    return axes
 
 
 def attend_gated(

@@ -1,4 +1,4 @@
-"""The model: encoder, packed decoder and pruner around a stock Qwen2.5-VL backbone.
+"""The model: encoder, packed decoder and pruner around a stock Qwen backbone.
 
 Shape suffixes: Q questions, A supervised rows, V visual tokens, D width.
 """
@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from photon.model.attention import check_backend
 from photon.model.cache import KeyValues
 from photon.model.decoder import PhotonDecoder, Trunk
-from photon.model.encoder import VolumeEncoder
+from photon.model.encoder import VisualFeatures, VolumeEncoder
+from photon.model.positions import Resume, check_resume
 from photon.packing import Segments
 from photon.pruning.base import Keep, PruneContext, Pruner, Selection, selection_layer
 from photon.questions.batch import IGNORE, BatchBuilder, VolumeBatch
@@ -49,7 +50,8 @@ class PhotonModel(nn.Module):
     """Answers questions about volumes, keeping the visual tokens that each question needs.
 
     Args:
-        backbone: a stock `Qwen2_5_VLForConditionalGeneration`; its modules and weights are used.
+        backbone: a stock `Qwen2_5_VLForConditionalGeneration` or `Qwen3VLForConditionalGeneration`;
+            its modules and weights are used.
         pruner: what to keep after layer l, or None for the unpruned model.
         attention: sdpa, flash or varlen (see `AttentionPlan`).
         kv: `full` lets a decoding step attend, in layers up to l, to all visual tokens, as in
@@ -58,6 +60,9 @@ class PhotonModel(nn.Module):
             for this model (see `Preparation` and `BatchBuilder`).
         image_mean, image_std: of the voxels in [0, 1] that the patch embedding expects, one value
             or one a channel.
+        positions: where text resumes after a volume, see `prefix_positions`.
+        checkpointing: in training, recompute every encoder block and decoder layer in the backward
+            pass instead of keeping its activations. Not in the paper.
     """
 
     def __init__(
@@ -72,11 +77,14 @@ class PhotonModel(nn.Module):
         slab: int = 1,
         image_mean: float | Sequence[float] = 0.0,
         image_std: float | Sequence[float] = 1.0,
+        positions: Resume = "trained",
+        checkpointing: bool = False,
     ):
         super().__init__()
         check_backend(attention)
         if kv not in ("full", "compact"):
             raise ValueError(f"model.kv={kv!r}: legal values are full, compact")
+        check_resume(positions)
         self.backbone = backbone
         self.pruner = pruner
         self.attention = attention
@@ -86,8 +94,9 @@ class PhotonModel(nn.Module):
         self.depth_stride = depth_stride
         self.slab = slab
         self.image_mean, self.image_std = image_mean, image_std
-        self.encoder = VolumeEncoder(backbone.model.visual, attention)
-        self.decoder = PhotonDecoder(backbone.model.language_model, attention)
+        self.positions = positions
+        self.encoder = VolumeEncoder(backbone.model.visual, attention, checkpointing)
+        self.decoder = PhotonDecoder(backbone.model.language_model, attention, checkpointing)
 
     @property
     def n_layers(self) -> int:
@@ -109,6 +118,7 @@ class PhotonModel(nn.Module):
             depth_stride=self.depth_stride,
             visual_id=self.backbone.config.video_token_id,
             slab=self.slab,
+            positions=self.positions,
         )
 
     def forward(
@@ -128,9 +138,9 @@ class PhotonModel(nn.Module):
         only the layers above l.
         """
         stage = "off" if self.pruner is None else stage
-        visual_tokens = self.encode(batch)
+        visual = self.encode(batch)
         cut = None if self.pruner is None else self.cut
-        trunk = self.trunk(batch, visual_tokens, cut, None if stage == "off" else cut)
+        trunk = self.trunk(batch, visual, cut, None if stage == "off" else cut)
         context = None if cut is None else trunk.context(self.pruner.score_rope)
         supervised = batch.targets != IGNORE
         at = supervised.nonzero().squeeze(1)
@@ -138,7 +148,7 @@ class PhotonModel(nn.Module):
         questions = Segments(batch.suffixes.sum(supervised.long()), at.device)
         if stage == "off":
             answers = Answers(self.logits(trunk.suffix[at]), targets, questions)
-            return Output(answers, visual_tokens, context)
+            return Output(answers, visual.tokens, context)
         selection = self.select(trunk, generator=generator)
         if weight is None:
             weight = torch.full((len(questions),), 1 / len(questions))
@@ -158,14 +168,14 @@ class PhotonModel(nn.Module):
                 targets[use],
                 Segments(questions.counts * flip, at.device),
             )
-        return Output(answers, visual_tokens, context, selection, flipped)
+        return Output(answers, visual.tokens, context, selection, flipped)
 
-    def encode(self, batch: VolumeBatch) -> Tensor:
-        """Visual tokens (V, D) of all volumes of a batch."""
+    def encode(self, batch: VolumeBatch) -> VisualFeatures:
+        """Visual tokens (V, D) of all volumes of a batch, and what Qwen3-VL adds above."""
         grids = [grid for group in batch.grids for grid in group]
         if not grids:
             width = self.backbone.config.text_config.hidden_size
-            return torch.zeros(0, width, device=batch.patches.device)
+            return VisualFeatures(torch.zeros(0, width, device=batch.patches.device))
         return self.encoder(self.normalize(batch.patches).to(self.encoder.dtype), grids)
 
     def normalize(self, patches: Tensor) -> Tensor:
@@ -180,7 +190,7 @@ class PhotonModel(nn.Module):
     def trunk(
         self,
         batch: VolumeBatch,
-        visual_tokens: Tensor,
+        visual: VisualFeatures,
         cut: int | None = None,
         stop: int | None = None,
         cache: KeyValues | None = None,
@@ -188,7 +198,7 @@ class PhotonModel(nn.Module):
         """The first `stop` layers (None: all); layer `cut`, counted from 1, is scored."""
         return self.decoder.trunk(
             batch,
-            visual_tokens,
+            visual,
             stop=self.n_layers if stop is None else stop,
             score_layer=None if cut is None else cut - 1,
             cache=cache,

@@ -1,4 +1,4 @@
-"""Three-axis rotary positions (M-RoPE), as Qwen2.5-VL was trained with them.
+"""Three-axis rotary positions (M-RoPE), as the released weights were trained with them.
 
 Built here and not by the stock class: since Transformers 5.3 it resumes the text after a volume at
 start + max(height, width), below the volume's own depth positions, while the released weights were
@@ -8,26 +8,42 @@ trained with text from max + 1 (docs/decisions.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Grid = tuple[int, int, int]
+Resume = Literal["trained", "stock"]
 
 
-def prefix_positions(parts: Sequence[int | Grid], depth_stride: int) -> tuple[Tensor, int]:
+def check_resume(name: str) -> None:
+    """Raise ValueError when `name` is no place to resume at."""
+    legal = get_args(Resume)
+    if name not in legal:
+        raise ValueError(f"model.positions={name!r}: legal values are {', '.join(legal)}")
+
+
+def prefix_positions(
+    parts: Sequence[int | Grid], depth_stride: int, resume: Resume = "trained"
+) -> tuple[Tensor, int]:
     """Positions (3, rows) of a prefix, and the next free position.
 
     `parts` follow each other: a number of text rows, or the visual token grid (depth, height,
-    width) of a volume, whose tokens run in that order. What follows a volume starts at its largest
-    position + 1. Depth indices advance by `depth_stride` (stock: second_per_grid *
-    tokens_per_second).
+    width) of a volume or an image, whose tokens run in that order. Depth indices advance by
+    `depth_stride` (stock: second_per_grid * tokens_per_second). What follows a grid starts, when
+    `trained`, at its largest position + 1 (Qwen2.5-VL's own code; Transformers before 5.3); `stock`
+    is Transformers since 5.3: its start + max(height, width). They differ where a grid is deeper
+    than wide, times the stride; for images they are the same.
     """
     free, positions = 0, []
     for part in parts:
         rows = text_positions(0, part) if isinstance(part, int) else _grid(part, depth_stride)
         positions.append(rows + free)
-        free = int(positions[-1].max()) + 1 if rows.numel() else free
+        if isinstance(part, tuple) and resume == "stock":
+            free += max(part[1:])
+        elif rows.numel():
+            free = int(positions[-1].max()) + 1
     return torch.cat(positions, 1), free
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from photon.model.encoder import Grid, patch_grid, patchify
-from photon.model.positions import prefix_positions, text_positions
+from photon.model.positions import Resume, prefix_positions, text_positions
 from photon.packing import Segments
 from photon.questions.prompts import Prompt
 from photon.questions.record import Record
@@ -72,6 +72,7 @@ class BatchBuilder:
         merge: patches merged in plane, per axis.
         depth_stride: step of the depth positions, see `prefix_positions`.
         visual_id: token id that stands for a visual token.
+        positions: where text resumes after a volume, see `prefix_positions`.
         slab: voxels averaged along depth before cutting patches (stock 2-frame patches see thick
             slices of the same volume).
     """
@@ -82,6 +83,7 @@ class BatchBuilder:
     depth_stride: int
     visual_id: int
     slab: int = 1
+    positions: Resume = "trained"
 
     def __call__(
         self,
@@ -152,7 +154,7 @@ class BatchBuilder:
                 ids += [self.visual_id] * n_visual
                 is_visual += [True] * n_visual
                 parts.append(tokens)
-        where, resume = prefix_positions(parts, self.depth_stride)
+        where, resume = prefix_positions(parts, self.depth_stride, self.positions)
         return torch.tensor(ids), torch.tensor(is_visual), where, resume
 
     @property

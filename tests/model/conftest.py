@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as stock
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
+from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
 
 
 @pytest.fixture
@@ -17,7 +18,9 @@ def double_islands(monkeypatch):
 
     def rotary(q, k, cos, sin):
         cos, sin = cos.unsqueeze(-2).to(q.dtype), sin.unsqueeze(-2).to(q.dtype)
-        return q * cos + stock.rotate_half(q) * sin, k * cos + stock.rotate_half(k) * sin
+        return q * cos + qwen3.rotate_half(q) * sin, k * cos + qwen3.rotate_half(k) * sin
 
-    monkeypatch.setattr(stock.Qwen2_5_VLRMSNorm, "forward", norm)
-    monkeypatch.setattr(stock, "apply_rotary_pos_emb_vision", rotary)
+    monkeypatch.setattr(qwen2_5.Qwen2_5_VLRMSNorm, "forward", norm)
+    monkeypatch.setattr(qwen3.Qwen3VLTextRMSNorm, "forward", norm)
+    for stock in (qwen2_5, qwen3):
+        monkeypatch.setattr(stock, "apply_rotary_pos_emb_vision", rotary)

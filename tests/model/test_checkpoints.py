@@ -117,7 +117,7 @@ def test_an_inflated_patch_embedding_sees_the_slabs_of_the_stock_one(tmp_path):
         batch = Collate(model.builder, model.tokenizer, False)(
             [Item((volume,), [Record("a", "v", "How large is the liver?")])]
         )
-        return model.encode(batch)
+        return model.encode(batch).tokens
 
     torch.testing.assert_close(tokens(inflated), tokens(stock), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(tokens(random), tokens(stock), atol=1e-2)
@@ -198,7 +198,7 @@ def test_the_packaged_weights_see_like_the_embedding_that_they_were_trained_with
     volume = torch.rand(112, 112, 112)
     prompt = [Item((volume,), [Record("a", "v", "How large is the liver?")])]
     tokens = [
-        model.encode(Collate(model.builder, model.tokenizer, False)(prompt))
+        model.encode(Collate(model.builder, model.tokenizer, False)(prompt)).tokens
         for model in (inflated, original)
     ]
     torch.testing.assert_close(*tokens, atol=1e-4, rtol=1e-3)

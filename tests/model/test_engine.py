@@ -72,7 +72,7 @@ def test_pruned_forward_equals_masking_the_dropped_tokens_in_the_stock_layers():
     positions = torch.cat([batch.prefix_positions, batch.suffix_positions], 1)
     language = model.backbone.model.language_model
     hidden = language.embed_tokens(ids).clone()
-    hidden[: batch.prefixes.total][batch.visual] = model.encode(batch)
+    hidden[: batch.prefixes.total][batch.visual] = model.encode(batch).tokens
     hidden = hidden[None]
     n = len(ids)
     causal = torch.ones(n, n).tril().bool()

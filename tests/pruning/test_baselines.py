@@ -84,7 +84,7 @@ def test_attention_is_that_of_the_stock_layer_at_the_row_that_predicts_the_answe
     ids = torch.cat([batch.prefix_ids, batch.suffix_ids])
     with torch.no_grad():
         hidden = language.embed_tokens(ids).clone()
-        hidden[: batch.prefixes.total][batch.visual] = model.encode(batch)
+        hidden[: batch.prefixes.total][batch.visual] = model.encode(batch).tokens
         hidden, n = hidden[None], len(ids)
         positions = torch.cat([batch.prefix_positions, batch.suffix_positions], 1)
         rope = language.rotary_emb(hidden, positions[:, None])

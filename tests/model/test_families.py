@@ -1,0 +1,89 @@
+"""Pruning off, both families equal their stock classes on images, videos and volumes."""
+
+import pytest
+import torch
+
+from photon.model.encoder import VolumeEncoder
+from photon.model.generate import generate
+from photon.model.photon import PhotonModel
+from tests.helpers import FAMILIES, backbone, photon_model, random_batch
+from tests.model.stock import END, NAMES, stock_logits, stock_tokens, visual_batch
+
+DTYPES = [(torch.float64, 1e-9), (torch.float32, 5e-5)]
+
+
+@pytest.mark.parametrize("dtype, tolerance", DTYPES, ids=["float64", "float32"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_stock_whatever_is_seen(double_islands, family, dtype, tolerance):
+    """Six kinds of items in one batch, two questions each, against one question at a time."""
+    model = photon_model(dtype=dtype, pruner=None, family=family).eval()
+    batch = visual_batch(NAMES, dtype=dtype)
+    with torch.no_grad():
+        ours = model(batch, stage="off").answers
+        for question, rows in enumerate(ours.questions):
+            expected = stock_logits(model.backbone, batch, NAMES, question)
+            assert expected.std() > 0.2
+            got = ours.logits[rows]
+            torch.testing.assert_close(got, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_equal_stock_generate(family):
+    model = photon_model(seed=3, pruner=None, family=family).eval()
+    batch = visual_batch(NAMES, answered=False)
+    ours = generate(model, batch, END, max_new_tokens=5, stage="off").tokens
+    stock = [stock_tokens(model.backbone, batch, NAMES, q, 5) for q in range(len(ours))]
+    assert ours == stock
+    assert len({tuple(tokens) for tokens in ours}) > 4 and max(map(len, ours)) == 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tower_equals_stock_with_its_deepstack_features(double_islands, family):
+    """Grids that neither windows nor the position table divide, one of a single row of tokens."""
+    visual = backbone(family=family).model.visual
+    grids = [(2, 6, 10), (3, 4, 4), (1, 2, 14)]
+    rows = torch.randn(2 * 60 + 3 * 16 + 28, 8, dtype=torch.float64)
+    with torch.no_grad():
+        expected = visual(rows, torch.tensor(grids))
+        got = VolumeEncoder(visual)(rows, grids)
+    torch.testing.assert_close(got.tokens, expected.pooler_output, atol=1e-10, rtol=1e-10)
+    features = getattr(expected, "deepstack_features", ())
+    assert len(got.deepstack) == len(features) == (2 if family == "qwen3" else 0)
+    for ours, stock in zip(got.deepstack, features, strict=True):
+        torch.testing.assert_close(ours, stock, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stock_positions_are_a_switch(double_islands, family):
+    """`stock` equals what the stock class makes of token types; `trained` differs for a volume.
+
+    Qwen3-VL itself knows images and single frames only: a volume's block has no stock positions.
+    """
+    names = NAMES if family == "qwen2_5" else ["image", "frames", "images"]
+    model = photon_model(pruner=None, family=family).eval()
+    stride = getattr(model.backbone.config.vision_config, "tokens_per_second", 1)
+    logits = {}
+    for positions in ("stock", "trained"):
+        batch = visual_batch(names, stride, positions)
+        with torch.no_grad():
+            answers = model(batch, stage="off").answers
+        logits[positions] = [answers.logits[rows] for rows in answers.questions]
+    for question, got in enumerate(logits["stock"]):
+        with torch.no_grad():
+            expected = stock_logits(model.backbone, batch, names, question, "stock")
+        torch.testing.assert_close(got, expected, atol=1e-9, rtol=1e-9)
+        deep = names[batch.volume_of[question]] in ("video", "volume", "image and volume")
+        same = torch.allclose(got, logits["trained"][question], atol=1e-6)
+        assert same != deep, question
+
+
+def test_the_switch_reaches_the_builder():
+    stock = PhotonModel(backbone(), positions="stock", depth_stride=9)
+    trained = PhotonModel(backbone(), depth_stride=9)
+    assert (stock.builder.positions, trained.builder.positions) == ("stock", "trained")
+    _, volumes, prompts = random_batch(questions=((4,),))
+    first = [m.builder(volumes, prompts).suffix_positions[0, 0] for m in (stock, trained)]
+    # 3 text rows, then (3, 2, 3) tokens, one more text row.
+    assert first == [3 + 3 + 1, 3 + 2 * 9 + 1 + 1]
+    with pytest.raises(ValueError, match="model.positions='max': legal values are trained, stock"):
+        PhotonModel(backbone(), positions="max")
