@@ -50,12 +50,13 @@ def test_every_point_of_a_table(table: str) -> None:
     assert len(found) == len(points)
 
 
-def test_organs_reads_the_runs_of_keep_ratio() -> None:
+@pytest.mark.parametrize(("table", "source"), [("organs", "keep_ratio"), ("dynamics", "components")])
+def test_a_table_that_reads_the_runs_of_another(table: str, source: str) -> None:
     """The same folder and the same configuration, so that finished runs are skipped."""
-    both = [
-        compose(f"experiment=phantom_study/{table}", with_hydra=True)
-        for table in ("keep_ratio", "organs")
-    ]
-    assert both[1].hydra.sweep.dir == "outputs/phantom_study/keep_ratio"
-    keep, organs = (checked(f"experiment=phantom_study/{t}") for t in ("keep_ratio", "organs"))
-    assert keep == organs and axes_of("keep_ratio") == axes_of("organs")
+    folder = compose(f"experiment=phantom_study/{table}", with_hydra=True).hydra.sweep.dir
+    assert folder == f"outputs/phantom_study/{source}"
+    assert checked(f"experiment=phantom_study/{table}") == checked(
+        f"experiment=phantom_study/{source}"
+    )
+    for mine, theirs in zip(axes_of(table), axes_of(source), strict=True):
+        assert set(mine) <= set(theirs)
