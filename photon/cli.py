@@ -20,6 +20,7 @@ MODULES = (
     "photon.questions.commands",
     "photon.model.commands",
     "photon.analysis.commands",
+    "photon.bench.commands",
     "photon.ask",
 )
 

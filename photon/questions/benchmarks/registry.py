@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from collections.abc import Mapping, Sequence
-from types import UnionType
-from typing import Any, Literal
+from collections.abc import Mapping
 
 from photon.errors import InputError
 from photon.questions.benchmarks.abdomenatlas import AbdomenAtlas
@@ -20,6 +16,7 @@ from photon.questions.benchmarks.phase1 import PhaseOne
 from photon.questions.benchmarks.rad3d import Rad3D
 from photon.questions.benchmarks.slake import Slake
 from photon.questions.benchmarks.swift_files import SwiftFiles
+from photon.words import bind
 
 READERS: dict[str, type[Reader]] = {
     reader.facts.name: reader
@@ -46,29 +43,4 @@ def build_reader(words: Mapping[str, str]) -> Reader:
         if settings:
             raise InputError(f"dataset=phase1 takes root only, not {', '.join(settings)}")
         return PhaseOne(root, parts=parts, holdout=holdout)
-    hints = typing.get_type_hints(READERS[name])
-    legal = [field.name for field in dataclasses.fields(READERS[name])]
-    for key in settings:
-        if key not in legal:
-            raise InputError(f"{key}={settings[key]}: {name} has the keys {', '.join(legal)}")
-    return READERS[name](**{k: _value(k, text, hints[k]) for k, text in settings.items()})
-
-
-def _value(key: str, text: str, hint: Any) -> Any:
-    """One word as the annotation wants it; "null" is None and commas separate a list."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else ()
-    if type(None) in options:
-        if text == "null":
-            return None
-        hint = next(option for option in options if option is not type(None))
-    if typing.get_origin(hint) is Sequence:
-        (inner,) = typing.get_args(hint)
-        return tuple(_value(key, part.strip(), inner) for part in text.strip("[]").split(","))
-    if typing.get_origin(hint) is Literal and text not in typing.get_args(hint):
-        raise InputError(f"{key}={text}: legal values are {', '.join(typing.get_args(hint))}")
-    if hint is int:
-        try:
-            return int(text)
-        except ValueError:
-            raise InputError(f"{key}={text}: is not a whole number") from None
-    return text
+    return bind(READERS[name], settings, name)

@@ -1,0 +1,91 @@
+"""The plan as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from photon.bench.flops import PASSES, TERA
+from photon.bench.plan import GIB, Plan
+from photon.bench.settings import DEVICES
+
+STAGES = {"off": "unpruned", "soft": "soft stage", "hard": "pruned"}
+
+
+def plan_text(plan: Plan) -> str:
+    """Parameters, operations, memory and time of a plan, as four tables in Markdown."""
+    settings, shape, counts = plan.settings, plan.shape, plan.parameters
+    device = DEVICES[settings.device]
+    kept = "no pruning" if settings.keep is None else f"{shape.kept:,} kept after l = {shape.cut}"
+    lines = [
+        f"# {settings.model} on {settings.gpus} x {settings.device}",
+        "",
+        f"{counts['total'] / 1e9:.3f} B parameters: vision {counts['vision'] / 1e9:.3f} B, "
+        f"language {counts['language'] / 1e9:.3f} B; {2 * counts['total'] / GIB:.2f} GiB in bf16.",
+        f"{shape.visual:,} visual tokens a volume ({kept}), {shape.questions} question(s) of "
+        f"{shape.prefix} + {shape.question} + {shape.answer} text rows each.",
+        "",
+        *_flops(plan),
+        "",
+        *_memory(plan),
+        "",
+        *_time(plan),
+        "",
+        f"Assumed: {device.peak:g} TFLOP/s at {settings.utilisation:.0%}, {device.memory:g} GiB of "
+        f"which a tenth stays free, {settings.link:g} GB/s between GPUs, nothing overlapped. Set "
+        "device=, utilisation=, link= to what you measure (`bench step`).",
+    ]
+    return "\n".join(lines)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, its columns aligned."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [line(head), line(rule), *(line(row) for row in rows)]
+
+
+def _flops(plan: Plan) -> list[str]:
+    stages = list(plan.flops)
+    questions = plan.settings.questions
+    rows = [
+        [part, *(f"{plan.flops[stage][part] / TERA / questions:.2f}" for stage in stages)]
+        for part in plan.flops["off"]
+    ]
+    forward = [sum(plan.flops[stage].values()) / TERA / questions for stage in stages]
+    rows.append(["forward", *(f"{value:.2f}" for value in forward)])
+    passes = PASSES[plan.settings.train]
+    rows.append([f"training ({passes} x)", *(f"{passes * value:.1f}" for value in forward)])
+    recomputed = [f"{(passes + 1) * value:.1f}" for value in forward]
+    rows.append([f"recomputing ({passes + 1} x)", *recomputed])
+    prefill = {s: sum(parts.values()) / TERA / questions for s, parts in plan.prefill.items()}
+    rows.append(["prefill", *(f"{prefill[s]:.2f}" if s in prefill else "-" for s in stages)])
+    return table(["TFLOP a question", *(STAGES[stage] for stage in stages)], rows)
+
+
+def _memory(plan: Plan) -> list[str]:
+    keys = ("weights", "gradients", "optimizer", "buffers", "activations", "total")
+    keys += ("activations_recomputed", "total_recomputed")
+    head = ["GiB a GPU", *keys[:6], "recomputed", "total then", "fits"]
+    rows = [
+        [name, *(f"{parts[key] / GIB:.1f}" for key in keys), parts["fits"]]
+        for name, parts in plan.memory.items()
+    ]
+    return table(head, rows)
+
+
+def _time(plan: Plan) -> list[str]:
+    head = ["seconds a step", "compute", "recomputing", "traffic", "questions/s", "h per 100k"]
+    rows = []
+    for name, parts in plan.step.items():
+        speed = parts["questions_per_second"]
+        cells = [parts["compute"], parts["compute_recomputed"], parts["traffic"]]
+        rows.append(
+            [name, *(f"{c:.3f}" for c in cells), f"{speed:.1f}", f"{1e5 / speed / 3600:.1f}"]
+        )
+    return table(head, rows)
