@@ -115,8 +115,9 @@ class Attention:
     def __init__(self, model: PhotonModel, layer: int):
         self.layers = model.decoder.layers
         attention = self.layers.model.layers[layer].self_attn
-        attention.q_proj.register_forward_hook(self._keep("q"))
-        attention.k_proj.register_forward_hook(self._keep("k"))
+        for name in "qk":  # behind their norms, where the layer has them (Qwen3-VL)
+            projected = getattr(attention, f"{name}_norm", getattr(attention, f"{name}_proj"))
+            projected.register_forward_hook(self._keep(name))
         self.seen: dict[str, Tensor] = {}
 
     def _keep(self, name: str):
@@ -131,8 +132,8 @@ class Attention:
         n_prefix, size = batch.prefixes.total, self.layers.head_size
         rows = pointers.rows.to(batch.suffix_ids.device)
         visual = batch.visual.nonzero().squeeze(1)
-        q = self.seen["q"][n_prefix + rows].float().unflatten(-1, (-1, size))
-        k = self.seen["k"][visual].float().unflatten(-1, (-1, size))
+        q = self.seen["q"][n_prefix + rows].float().reshape(len(rows), -1, size)
+        k = self.seen["k"][visual].float().reshape(len(visual), -1, size)
         q = rotate(q, self.layers.rope(batch.suffix_positions[:, rows]))
         k = rotate(k, self.layers.rope(batch.prefix_positions[:, visual]))
         self.seen.clear()

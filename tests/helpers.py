@@ -43,14 +43,15 @@ VISION3 = {k: v for k, v in VISION.items() if k not in ("window_size", "fullatt_
 VISION3 |= {"num_position_embeddings": 25, "deepstack_visual_indexes": [0, 1]}
 
 
-def backbone(seed=0, dtype=torch.float64, scale=4.0, family="qwen2_5", **vision):
+def backbone(seed=0, dtype=torch.float64, scale=4.0, family="qwen2_5", text=None, **vision):
     """A random stock backbone; weights are scaled up so that attention is far from uniform."""
     import transformers
 
-    name, text, tower = {
+    name, own, tower = {
         "qwen2_5": ("Qwen2_5_VL", TEXT, VISION),
         "qwen3": ("Qwen3VL", TEXT3, VISION3),
     }[family]
+    text = dict(own, **(text or {}))
     torch.manual_seed(seed)
     config = getattr(transformers, f"{name}Config")(
         text_config=dict(text, rope_parameters=dict(text["rope_parameters"])),

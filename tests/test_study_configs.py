@@ -50,7 +50,9 @@ def test_every_point_of_a_table(table: str) -> None:
     assert len(found) == len(points)
 
 
-@pytest.mark.parametrize(("table", "source"), [("organs", "keep_ratio"), ("dynamics", "components")])
+@pytest.mark.parametrize(
+    ("table", "source"), [("organs", "keep_ratio"), ("dynamics", "components")]
+)
 def test_a_table_that_reads_the_runs_of_another(table: str, source: str) -> None:
     """The same folder and the same configuration, so that finished runs are skipped."""
     folder = compose(f"experiment=phantom_study/{table}", with_hydra=True).hydra.sweep.dir

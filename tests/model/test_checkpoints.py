@@ -45,7 +45,7 @@ def ask(model, **options):
 
 
 def test_an_export_round_trips_bitwise(tmp_path):
-    model = build(PhotonPruner(hidden=8, tau=0.3, layer=0.5), depth_stride=3)
+    model = build(PhotonPruner(hidden=8, tau=0.3, layer=0.5), depth_stride=3, positions="stock")
     save_export(model, tmp_path, {"commit": "abc"})
     loaded = load_export(tmp_path)
     for name, value in model.state_dict().items():
@@ -53,6 +53,7 @@ def test_an_export_round_trips_bitwise(tmp_path):
     assert loaded.preparation == model.preparation
     assert loaded.pruner.options == model.pruner.options
     assert (loaded.depth_stride, loaded.slab, loaded.kv) == (3, 1, "full")
+    assert loaded.positions == "stock"
     assert ask(loaded).tokens == ask(model).tokens
 
 

@@ -5,6 +5,7 @@ import torch
 
 from photon.model.encoder import VolumeEncoder
 from photon.model.generate import generate
+from photon.model.layers import DecoderLayers
 from photon.model.photon import PhotonModel
 from tests.helpers import FAMILIES, backbone, photon_model, random_batch
 from tests.model.stock import END, NAMES, stock_logits, stock_tokens, visual_batch
@@ -51,6 +52,22 @@ def test_tower_equals_stock_with_its_deepstack_features(double_islands, family):
     assert len(got.deepstack) == len(features) == (2 if family == "qwen3" else 0)
     for ours, stock in zip(got.deepstack, features, strict=True):
         torch.testing.assert_close(ours, stock, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("sections", [[24, 20, 20], [16, 24, 24], [2, 3, 1]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_frequency_turns_with_the_axis_that_stock_gives_it(family, sections):
+    head = 2 * sum(sections)
+    text = {"hidden_size": head, "head_dim": head, "num_attention_heads": 1, "vocab_size": 8}
+    text |= {"num_hidden_layers": 1, "num_key_value_heads": 1, "intermediate_size": 8}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections}
+    if family == "qwen2_5":
+        del text["head_dim"]
+    language = backbone(family=family, text=text, out_hidden_size=head).model.language_model
+    positions = torch.randint(300, (3, 40), generator=torch.Generator().manual_seed(0))
+    stock = language.rotary_emb(torch.zeros(1, dtype=torch.float64), positions[:, None])
+    for ours, theirs in zip(DecoderLayers(language).rope(positions), stock, strict=True):
+        assert torch.equal(ours, theirs[0])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

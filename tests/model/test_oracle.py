@@ -1,4 +1,4 @@
-"""Dropping tokens equals hiding them: the whole stock model, with its attention masked from layer l.
+"""Dropping tokens equals hiding them: the whole stock model, its attention masked from layer l.
 
 A token that is dropped is a key that no other row sees; its own row goes on and is never read.
 """

@@ -8,12 +8,13 @@ import torch
 from photon.questions.supervision import Pointers
 from tasks.finetune import Finetune
 from tasks.pretrain import Attention
-from tests.helpers import photon_model, random_batch
+from tests.helpers import FAMILIES, photon_model, random_batch
 from tests.test_training import configure, data, train  # noqa: F401  (a fixture)
 
 
-def test_logits_are_those_of_the_layer():
-    model = photon_model(layer=0.5)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_those_of_the_layer(family):
+    model = photon_model(layer=0.5, family=family)
     batch, _, _ = random_batch()
     attention = Attention(model, model.cut - 1)
     context = model(batch, stage="off").context
