@@ -12,6 +12,7 @@ from itertools import zip_longest
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from photon.model.encoder import Grid, patch_grid, patchify
 from photon.model.positions import Resume, prefix_positions, text_positions
@@ -60,6 +61,15 @@ class VolumeBatch:
             if isinstance(value, Segments)
         }
         return replace(self, **moved, **segments)
+
+    def prompt_ids(self, pad: int) -> Tensor:
+        """Ids (Q, longest) of prefix and suffix of every question, padded on the left."""
+        prefixes, suffixes = list(self.prefixes), list(self.suffixes)
+        ids = [
+            torch.cat([self.prefix_ids[prefixes[v]], self.suffix_ids[rows]])
+            for v, rows in zip(self.volume_of, suffixes, strict=True)
+        ]
+        return pad_sequence(ids, batch_first=True, padding_value=pad, padding_side="left")
 
 
 @dataclass(frozen=True)
