@@ -154,7 +154,7 @@ def read_config(folder: str | Path) -> PreTrainedConfig:
         raise InputError(f"{path}: {error}. Copy config.json again.") from error
 
 
-def empty_backbone(config: PreTrainedConfig) -> nn.Module:
+def empty_backbone(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A backbone whose parameters are on the meta device: shapes only, in seconds at any size.
 
     Its rotary frequencies are real: they come from the configuration and no checkpoint holds them.
@@ -165,14 +165,29 @@ def empty_backbone(config: PreTrainedConfig) -> nn.Module:
         for name, child in list(parent.named_children()):
             if hasattr(child, "inv_freq"):
                 setattr(parent, name, type(child)(child.config))
-    return model
+    return cast_parameters(model, dtype)
 
 
-def new_backbone(config: PreTrainedConfig, seed: int = 0) -> nn.Module:
-    """A float32 backbone with the stock random initialisation, the same for the same seed."""
+def new_backbone(
+    config: PreTrainedConfig,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """A backbone with the stock random initialisation, by `seed`; empty on `meta`."""
+    if str(device) == "meta":
+        return empty_backbone(config, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FAMILIES[config.model_type].model(config).float()
+        model = FAMILIES[config.model_type].model(config)
+    return cast_parameters(model, dtype).to(device)
+
+
+def cast_parameters(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Parameters in `dtype`, in place; the rotary frequencies need float32 and stay in it."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def replace_patch_embedding(

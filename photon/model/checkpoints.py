@@ -20,11 +20,10 @@ from photon.errors import InputError
 from photon.model.backbone import (
     backbone_config,
     check_tokenizer,
-    empty_backbone,
     new_backbone,
     replace_patch_embedding,
 )
-from photon.model.loading import PRUNER_FILE, Checkpoint, find_dtype, open_checkpoint
+from photon.model.loading import PRUNER_FILE, Checkpoint, LoadReport, find_dtype, open_checkpoint
 from photon.model.official import official_spec
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Pruner
@@ -83,14 +82,10 @@ def build_model(
         preparation = Preparation.from_dict(dict(preparation))
     if pretrained is not None and (WEIGHTS / pretrained).is_dir():
         pretrained = str(WEIGHTS / pretrained)
-    if device == "meta":
-        words = load_tokenizer(tokenizer) if tokenizer else None
-        backbone = empty_backbone(backbone_config(text, vision, words, family))
-        backbone.to(find_dtype(dtype, None))
-    elif pretrained is None:
-        words = load_tokenizer(tokenizer)
-        backbone = new_backbone(backbone_config(text, vision, words, family), seed)
-        backbone.to(device, find_dtype(dtype, None))
+    if device == "meta" or pretrained is None:
+        words = load_tokenizer(tokenizer) if tokenizer or device != "meta" else None
+        config = backbone_config(text, vision, words, family)
+        backbone = new_backbone(config, seed, find_dtype(dtype, None), device)
     else:
         checkpoint = open_checkpoint(pretrained)
         words = load_tokenizer(tokenizer or str(checkpoint.folder))
@@ -100,11 +95,7 @@ def build_model(
         backbone = checkpoint.load_backbone(find_dtype(dtype, checkpoint), device)
         slices, channels = vision.get("temporal_patch_size", 2), vision.get("in_channels", 3)
         replaced = replace_patch_embedding(backbone, slices, channels, patch_init, seed)
-        new = ["model.visual.patch_embed.proj.weight"] if replaced else []
-        taken = pruner is not None and checkpoint.load_pruner(pruner)
-        if pruner is not None and not taken:
-            new += [f"pruner.{name}" for name in pruner.state_dict()]
-        logger.info(checkpoint.report(new, taken))
+        logger.info(_fill_pruner(checkpoint, pruner, replaced))
     model = PhotonModel(
         backbone,
         pruner,
@@ -120,6 +111,15 @@ def build_model(
         checkpointing,
     )
     return model.train()
+
+
+def _fill_pruner(checkpoint: Checkpoint, pruner: Pruner | None, replaced: bool) -> LoadReport:
+    """Give `pruner` the stored weights of one of its own shape, and say what is new."""
+    new = ["model.visual.patch_embed.proj.weight"] if replaced else []
+    filled = pruner is not None and checkpoint.load_pruner(pruner)
+    if pruner is not None and not filled:
+        new += [f"pruner.{name}" for name in pruner.state_dict()]
+    return checkpoint.report(new, filled)
 
 
 def check_shape(path: str, config, text: Mapping, vision: Mapping, family: str) -> None:
