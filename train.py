@@ -32,7 +32,7 @@ def run(composed: DictConfig) -> None:
     pruner = instantiate(config["pruner"], "pruner") if config["pruner"] else None
     model = instantiate(config["model"], "model", pruner=pruner)
     data = instantiate(config["dataset"], "dataset")
-    data.check(evaluation.split)  # now, and not after days of training
+    data.bind(model).check(evaluation.split)  # now, and not after days of training
     phases = list(config["phases"])
     for phase in phases:
         folder = run_dir if phase == phases[-1] else run_dir / phase

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from photon.errors import InputError
 from photon.evaluation.report import file_hash
+from photon.images.kinds import Source, locate
 from photon.questions.benchmarks.base import BadRow, Reader, Reading
 from photon.questions.benchmarks.using import cases_of, describe
 from photon.questions.record import Record
@@ -55,8 +56,7 @@ class BenchmarkData(QuestionData):
         return self._readings[split, kind]
 
     def check(self, split: str) -> None:
-        self.reader.require_volumes()
-        self.reading(split)
+        self.require_kinds(self.reading(split).records)
 
     def records(self, split: str, kind: Kind = "questions") -> list[Record]:
         return self.reading(split, kind).records
@@ -68,12 +68,12 @@ class BenchmarkData(QuestionData):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def prepare_volumes(self, split: str, kind: Kind = "questions") -> list[Record]:
-        self.reader.require_volumes()
         reading = self.reading(split, kind)
         if (split, kind) not in self._prepared:
             self._prepared.add((split, kind))
             before = len(reading.problems)
             reading.require(self.root)
+            self.require_kinds(reading.records)
             cases = cases_of(self.reader, reading)
             if len(reading.problems) > before:
                 first, count = reading.problems[before], len(reading.problems) - before
@@ -88,12 +88,12 @@ class BenchmarkData(QuestionData):
         store, root = self.store, self.root
 
         @cache
-        def ready(volume: str, labels: str | None) -> bool:
+        def ready(volume: Source, labels: str | None) -> bool:
             maps = str(root / labels) if labels else None
             try:
                 header = self.reader.header(volume)
             except BadRow:  # counted where the volumes were prepared
                 return False
-            return is_prepared(store, Case(str(root / volume), maps, header))
+            return is_prepared(store, Case(locate(root, volume), maps, header))
 
         return [r for r in records if all(map(ready, r.volumes, r.label_maps))]

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from photon.errors import InputError
 from photon.evaluation.report import file_hash
+from photon.images.kinds import Source, kind_of, locate
 from photon.model.photon import PhotonModel
 from photon.questions.dataset import Collate, VolumeQuestions
 from photon.questions.from_masks import generate_questions
@@ -87,7 +88,10 @@ class QuestionData(LightningDataModule):
         raise InputError(f"no file of {split} {kind}")
 
     def check(self, split: str) -> None:
-        """Raise InputError where a split that will be needed later has no file."""
+        """Raise InputError where a split that will be needed later has no file.
+
+        Or where it names an image or video which the bound model cannot see.
+        """
 
     def records(self, split: str, kind: Kind = "questions") -> list[Record]:
         """All records of a split. Raises InputError that lists bad lines.
@@ -107,6 +111,7 @@ class QuestionData(LightningDataModule):
         """
         path = self.path(split, kind)
         records = self.records(split, kind)
+        self.require_kinds(records)
         if path in self._tried:
             return self.readable(records)
         self._tried.add(path)
@@ -120,12 +125,27 @@ class QuestionData(LightningDataModule):
             say(str(path), f"{out} left out with {len(volumes)} volumes that cannot be read")
         return kept
 
+    def require_kinds(self, records: list[Record]) -> None:
+        """Raise InputError that names the first image or video which the model cannot see.
+
+        Its patches may see volumes only (`BatchBuilder.takes_images`): better known before the
+        volumes are prepared than in the first batch.
+        """
+        builder, known = self.model.builder, set()
+        if builder.takes_images:
+            return
+        for record in records:
+            for place, source in enumerate(record.volumes):
+                if source not in known and kind_of(locate(self.root, source)) != "volume":
+                    builder.require_images(record, place)
+                known.add(source)
+
     def readable(self, records: list[Record]) -> list[Record]:
         """The records whose volumes are in the store. Raises InputError when there are none."""
         kept = self._ready(records)
         if not kept:
             raise InputError(
-                f"no volume of {self.root} could be prepared. The messages above and "
+                f"no volume or image of {self.root} could be prepared. The messages above and "
                 f"{self.store_root / BAD_CASES} say why; correct the files or dataset.root."
             )
         return kept
@@ -135,8 +155,8 @@ class QuestionData(LightningDataModule):
         store, root = self.store, self.root
 
         @cache
-        def ready(volume: str, labels: str | None) -> bool:
-            return store.is_known(root / volume, labels and root / labels)
+        def ready(volume: Source, labels: str | None) -> bool:
+            return store.is_known(locate(root, volume), labels and root / labels)
 
         return [r for r in records if all(map(ready, r.volumes, r.label_maps))]
 
@@ -201,7 +221,7 @@ class RecordData(QuestionData):
         self.files = files
 
     def check(self, split: str) -> None:
-        self.path(split)
+        self.require_kinds(self.records(split))
 
     def path(self, split: str, kind: Kind = "questions") -> Path:
         key = split if kind == "questions" else "reports"

@@ -27,6 +27,7 @@ from photon.evaluation.protocols import (
     subtask_names,
     summarize,
 )
+from photon.images.kinds import Source
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _ranked(counts: Counter[str]) -> list[str]:
 # Other volumes and random tokens -----------------------------------------------------------------
 
 
-def shuffled_volumes(records: Sequence[Any], seed: int = 0) -> dict[str, str]:
+def shuffled_volumes(records: Sequence[Any], seed: int = 0) -> dict[Source, Source]:
     """For each volume a volume of another patient: {volume: other volume}, seeded.
 
     All questions of a volume move together, so that the prefix is still shared. It is a permutation
@@ -183,7 +184,7 @@ def shuffled_volumes(records: Sequence[Any], seed: int = 0) -> dict[str, str]:
     Does not depend on the order of the records. A record without a patient counts its volume as
     one.
     """
-    patient_of: dict[str, str] = {}
+    patient_of: dict[Source, str] = {}
     for record in records:
         row = as_row(record)
         patient = row.get("patient")
@@ -194,8 +195,8 @@ def shuffled_volumes(records: Sequence[Any], seed: int = 0) -> dict[str, str]:
                     f"volume {volume} belongs to two patients ({patient_of[volume]} and "
                     f"{owner}). Correct the records."
                 )
-    groups: dict[str, list[str]] = {}
-    for volume in sorted(patient_of):
+    groups: dict[str, list[Source]] = {}
+    for volume in sorted(patient_of, key=str):  # a path, or those of frames
         groups.setdefault(patient_of[volume], []).append(volume)
     if len(groups) < 2:
         raise InputError(

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from photon.evaluation.controls import shuffled_volumes
+from photon.images.kinds import Source
+from photon.images.types import Frames
+from photon.questions.batch import Visual
 from photon.questions.dataset import Item, VolumeQuestions
 from photon.questions.record import Record
 from photon.volume.store import VolumeStore
@@ -55,7 +57,7 @@ class ViewItems:
     def show(self, item: Item) -> Item:
         """The item as the model sees it."""
         if self.view == "blank_volume":
-            return replace(item, volumes=tuple(torch.zeros_like(v) for v in item.volumes))
+            return replace(item, volumes=tuple(blank(v) for v in item.volumes))
         if self.view == "noise_volume":
             names = item.records[0].volumes
             pairs = zip(names, item.volumes, strict=True)
@@ -63,8 +65,18 @@ class ViewItems:
         return item
 
 
-def noise(name: str, like: Tensor, seed: int = 0) -> Tensor:
-    """Uniform noise in [0, 1) of the shape of `like`; depends on name and seed only."""
+def blank(like: Visual) -> Visual:
+    """Zeros of the shape of `like`: air, or black frames."""
+    if isinstance(like, Frames):
+        return replace(like, pixels=torch.zeros_like(like.pixels))
+    return torch.zeros_like(like)
+
+
+def noise(name: Source, like: Visual, seed: int = 0) -> Visual:
+    """Uniform noise in [0, 1) (0..255 in frames) of the shape of `like`, of name and seed only."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    if isinstance(like, Frames):
+        pixels = torch.randint(256, like.pixels.shape, generator=generator, dtype=torch.uint8)
+        return replace(like, pixels=pixels)
     return torch.rand(like.shape, generator=generator, dtype=like.dtype)

@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from photon.model.attention import check_backend
-from photon.model.backbone import token_id
 from photon.model.cache import KeyValues
 from photon.model.decoder import PhotonDecoder, Trunk
 from photon.model.encoder import VisualFeatures, VolumeEncoder
-from photon.model.generate import generate
 from photon.model.positions import Resume, check_resume
 from photon.packing import Segments
 from photon.pruning.base import Keep, PruneContext, Pruner, Selection, selection_layer
-from photon.questions.batch import IGNORE, BatchBuilder, VolumeBatch
+from photon.questions.batch import IGNORE, BatchBuilder, Timestamps, VolumeBatch
 from photon.volume.preparation import Preparation
 
 Stage = Literal["off", "soft", "hard"]
@@ -110,14 +108,10 @@ class PhotonModel(nn.Module):
         return selection_layer(self.n_layers, self.pruner.layer)
 
     @property
-    def end_id(self) -> int:
-        """The token that ends an answer."""
-        return token_id(self.tokenizer, "<|im_end|>")
-
-    @property
     def builder(self) -> BatchBuilder:
         """Turns volumes and prompts into this model's batches."""
         vision = self.backbone.config.vision_config
+        frames_apart = self.backbone.config.model_type == "qwen3_vl"
         return BatchBuilder(
             patch=(vision.temporal_patch_size, vision.patch_size, vision.patch_size),
             channels=vision.in_channels,
@@ -126,6 +120,9 @@ class PhotonModel(nn.Module):
             visual_id=self.backbone.config.video_token_id,
             slab=self.slab,
             positions=self.positions,
+            image_id=self.backbone.config.image_token_id,
+            tokens_per_second=getattr(vision, "tokens_per_second", 1),
+            timestamps=Timestamps(self.tokenizer) if frames_apart else None,
         )
 
     def forward(
@@ -176,8 +173,6 @@ class PhotonModel(nn.Module):
                 Segments(questions.counts * flip, at.device),
             )
         return Output(answers, visual.tokens, context, selection, flipped)
-
-    generate = generate
 
     def encode(self, batch: VolumeBatch) -> VisualFeatures:
         """Visual tokens (V, D) of all volumes of a batch, and what Qwen3-VL adds above."""

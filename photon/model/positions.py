@@ -25,20 +25,20 @@ def check_resume(name: str) -> None:
 
 
 def prefix_positions(
-    parts: Sequence[int | Grid], depth_stride: int, resume: Resume = "trained"
+    parts: Sequence[int | Grid], depth_strides: Sequence[float], resume: Resume = "trained"
 ) -> tuple[Tensor, int]:
     """Positions (3, rows) of a prefix, and the next free position.
 
     `parts` follow each other: a number of text rows, or the visual token grid (depth, height,
-    width) of a volume or an image, whose tokens run in that order. Depth indices advance by
-    `depth_stride` (stock: second_per_grid * tokens_per_second). What follows a grid starts, when
-    `trained`, at its largest position + 1 (Qwen2.5-VL's own code; Transformers before 5.3); `stock`
-    is Transformers since 5.3: its start + max(height, width). They differ where a grid is deeper
-    than wide, times the stride; for images they are the same.
+    width) of a volume or an image, whose tokens run in that order. Depth indices of each grid in
+    turn advance by its stride, rounded down (stock: second_per_grid * tokens_per_second). What
+    follows a grid starts, when `trained`, at its largest position + 1 (Qwen2.5-VL's own code;
+    Transformers before 5.3); `stock` is Transformers since 5.3: its start + max(height, width).
+    They differ where a grid is deeper than wide, times the stride; for images they are the same.
     """
-    free, positions = 0, []
+    free, positions, strides = 0, [], iter(depth_strides)
     for part in parts:
-        rows = text_positions(0, part) if isinstance(part, int) else _grid(part, depth_stride)
+        rows = text_positions(0, part) if isinstance(part, int) else _grid(part, next(strides))
         positions.append(rows + free)
         if isinstance(part, tuple) and resume == "stock":
             free += max(part[1:])
@@ -47,9 +47,9 @@ def prefix_positions(
     return torch.cat(positions, 1), free
 
 
-def _grid(grid: Grid, depth_stride: int) -> Tensor:
+def _grid(grid: Grid, depth_stride: float) -> Tensor:
     d, h, w = grid
-    depth = (torch.arange(d) * depth_stride)[:, None, None].expand(d, h, w)
+    depth = (torch.arange(d) * depth_stride).floor().long()[:, None, None].expand(d, h, w)
     height = torch.arange(h)[None, :, None].expand(d, h, w)
     width = torch.arange(w)[None, None, :].expand(d, h, w)
     return torch.stack([depth, height, width]).flatten(1)

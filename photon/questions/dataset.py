@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from photon.questions.batch import BatchBuilder, VolumeBatch
+from photon.images.kinds import Source, locate
+from photon.questions.batch import BatchBuilder, Visual, VolumeBatch
 from photon.questions.prompts import Prompt, build_prompt
 from photon.questions.record import Record
 from photon.volume.store import VolumeStore
@@ -21,9 +20,9 @@ from photon.volume.store import VolumeStore
 
 @dataclass(frozen=True)
 class Item:
-    """Prepared volumes (D, H, W) in [0, 1], questions about them, and a label map of each."""
+    """Prepared volumes (images, videos), questions about them, and a label map of each volume."""
 
-    volumes: tuple[Tensor, ...]
+    volumes: tuple[Visual, ...]
     records: list[Record]
     labels: tuple[np.ndarray, ...] | None = None
 
@@ -39,7 +38,7 @@ class VolumeQuestions(Dataset):
         with_labels: read the label maps too (for coverage and for mask supervision).
         seed: of the draw, which depends on nothing but seed, epoch and item.
         substitute: volume to read in place of another (the shuffled-volume control); then no label
-            map is read.
+            map is read. A volume here is a `Source`: an image or a video too.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class VolumeQuestions(Dataset):
         per_volume: int | None = None,
         with_labels: bool = False,
         seed: int = 0,
-        substitute: Mapping[str, str] | None = None,
+        substitute: Mapping[Source, Source] | None = None,
     ):
         groups: dict[tuple, list[Record]] = {}
         for record in records:
@@ -70,15 +69,16 @@ class VolumeQuestions(Dataset):
         """Item `index`, or (epoch, index) for that epoch's draw of questions."""
         epoch, index = index if isinstance(index, tuple) else (0, index)
         records = self.draw(epoch, index)
-        sources = [self.root / self.substitute.get(name, name) for name in records[0].volumes]
-        volumes = tuple(torch.from_numpy(self.store.load(source)) for source in sources)
+        shown = [self.substitute.get(name, name) for name in records[0].volumes]
+        sources = [locate(self.root, name) for name in shown]
+        volumes = tuple(self.store.read(source) for source in sources)
         maps = records[0].label_maps
         if not self.with_labels or self.substitute or None in maps:
             return Item(volumes, records)
         pairs = zip(maps, sources, strict=True)
         return Item(volumes, records, tuple(self._labels(path, source) for path, source in pairs))
 
-    def _labels(self, path: str, source: Path) -> np.ndarray:
+    def _labels(self, path: str, source: str) -> np.ndarray:
         labels = self.store.load_labels(self.root / path, like=source)
         return labels[..., ::-1].copy() if self.store.preparation.flip_x else labels
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from photon.errors import InputError
+from photon.images.kinds import Located, Source, absent, is_image_name, label, locate
 from photon.questions.swift import Conversation, normalise_row
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -23,17 +24,19 @@ _OWN_TEXT = ("id", "patient", "task", "subtask", "question_type", "organ", "unit
 
 @dataclass(frozen=True)
 class Record:
-    """One question about one volume, or about several in the order of their tags.
+    """One question about one volume, image or video, or about several in the order of their tags.
 
     `question` is the text shown to the model, without the volume tag and with the options of a
     choice question; `answer` is the supervised text (the letter of a choice question).  `volume`
     and `labels` are paths as written in the file, `more_volumes` and `more_labels` those of further
-    volumes.  `evidence`: ids in the label maps that the answer was computed from.  `history`:
-    earlier (question, answer) turns.  `extra`: the row's other keys.
+    volumes.  What a path holds (a volume, an image or a video) is told by the file, see
+    `photon.images.kinds`; a tuple of paths is the frames of one video.  `evidence`: ids in the
+    label maps that the answer was computed from.  `history`: earlier (question, answer) turns.
+    `extra`: the row's other keys.
     """
 
     id: str
-    volume: str
+    volume: Source
     question: str
     answer: str | None = None
     system: str | None = None
@@ -49,13 +52,13 @@ class Record:
     value: float | None = None
     unit: str | None = None
     history: tuple[tuple[str, str], ...] = ()
-    more_volumes: tuple[str, ...] = ()
+    more_volumes: tuple[Source, ...] = ()
     more_labels: tuple[str, ...] = ()
     extra: dict = field(default_factory=dict)
 
     @property
-    def volumes(self) -> tuple[str, ...]:
-        """All volumes that the question is about."""
+    def volumes(self) -> tuple[Source, ...]:
+        """All volumes, images and videos that the question is about."""
         return (self.volume, *self.more_volumes)
 
     @property
@@ -67,13 +70,16 @@ class Record:
 
     def to_row(self) -> dict:
         """The canonical JSON row; keys without a value are left out."""
+        kinds = ["image" if is_image_name(source) else "video" for source in self.volumes]
         messages = [{"role": "system", "content": self.system}] if self.system else []
         for index, (question, answer) in enumerate((*self.history, (self.question, self.answer))):
-            tag = "<video>" * len(self.volumes) if index == 0 else ""
+            tag = "".join(f"<{kind}>" for kind in kinds) if index == 0 else ""
             messages.append({"role": "user", "content": tag + question})
             if answer is not None:
                 messages.append({"role": "assistant", "content": answer})
-        row: dict = {"messages": messages, "videos": list(self.volumes)}
+        row: dict = {"messages": messages}
+        for source, kind in zip(self.volumes, kinds, strict=True):
+            row.setdefault(f"{kind}s", []).append(source)
         for key in (*_OWN_TEXT, "choices", "answer_letter", "value"):
             if getattr(self, key) is not None:
                 row[key] = getattr(self, key)
@@ -105,14 +111,14 @@ def read_records(
     problems: list[str] = []
     seen: dict[str, str] = {}
     moved: list[str] = []
-    present: dict[str, bool] = {}
+    present: dict[Located, bool] = {}
     for where, row in _rows(path, problems):
         try:
             record, tag_moved = _to_record(row, where, path)
             if record.id in seen:
                 raise InputError(f"id {record.id!r} was used at {seen[record.id]}; make ids unique")
             for name in record.volumes if root is not None else ():
-                if not _present(Path(root) / name, present):
+                if not _present(locate(root, name), present):
                     raise InputError(f"no volume {name!r} under {root}; fix the path or root")
         except InputError as error:
             problems.append(f"{where}: {error}")
@@ -158,11 +164,10 @@ def write_records(path: str | Path, records: Iterable[Record | dict]) -> int:
     return count
 
 
-def _present(path: Path, known: dict[str, bool]) -> bool:
-    key = str(path)
-    if key not in known:
-        known[key] = path.exists()
-    return known[key]
+def _present(source: Located, known: dict[Located, bool]) -> bool:
+    if source not in known:
+        known[source] = absent(source) is None
+    return known[source]
 
 
 def _rows(path: Path, problems: list[str]) -> Iterator[tuple[str, dict]]:
@@ -221,7 +226,7 @@ def _to_record(row: dict, where: str, path: Path) -> tuple[Record, bool]:
         raise InputError(f"answer_letter {letter!r} is not among the choices ({legal}); correct it")
     own["question_type"] = own["question_type"] or ("choice" if choices else "free")
     own["id"] = own["id"] or f"{path.stem}:{where[len(str(path)) :].strip(':[]')}"
-    own["patient"] = own["patient"] or chat.volumes[0]
+    own["patient"] = own["patient"] or label(chat.volumes[0])
     labels = _labels(rest.pop("labels", None), len(chat.volumes))
     record = Record(
         volume=chat.volumes[0],

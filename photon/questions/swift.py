@@ -1,4 +1,4 @@
-"""One JSON row in any of ms-swift's layouts -> system, turns, volumes, and whatever else it holds.
+"""One JSON row in any of ms-swift's layouts -> system, turns, visuals, and whatever else it holds.
 
 Rules: ms-swift `dataset/preprocessor/core.py` and `template/base.py` (aliases, role names, tags).
 """
@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 from photon.errors import InputError
+from photon.images.kinds import Source
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "bot": "assistant"}
 ROLES |= {"assistant": "assistant", "system": "system"}
@@ -16,15 +17,18 @@ MEDIA = ("videos", "images", "video", "image", "volume", "volumes")
 QUERY = ("query", "prompt", "input", "instruction", "question", "problem")
 RESPONSE = ("response", "answer", "output", "targets", "target", "answer_key", "answers")
 RESPONSE += ("solution", "text", "completion", "content")
-TAG = re.compile(r"<(?:video|image)>")
+TAG = re.compile(r"<(video|image)>")
 LEADING_TAGS = re.compile(r"^(?:\s*<(?:video|image)>)+")
 
 
 @dataclass
 class Conversation:
-    """A row in one shape; `history` holds the turns before (question, answer)."""
+    """A row in one shape; `history` holds the turns before (question, answer).
 
-    volumes: tuple[str, ...]
+    volumes: what the row is about (volumes, images, videos), in the order of their tags.
+    """
+
+    volumes: tuple[Source, ...]
     question: str
     answer: str | None
     system: str | None = None
@@ -38,16 +42,16 @@ def normalise_row(row: dict) -> Conversation:
     rest = dict(row)
     messages = _messages(rest)
     system = rest.pop("system", None) or None
-    paths = _media(rest)
+    media = _media(rest)
     turns: list[list[str | None]] = []
-    tag_moved, tags = False, 0
+    tag_moved, tags = False, []
     for message in messages:
         role, text, inline = _message(message)
-        paths += inline
+        media += inline
         if role == "system":
             system = text
         elif role == "user":
-            tags += len(TAG.findall(text))
+            tags += TAG.findall(text)
             tag_moved |= TAG.search(text if turns else LEADING_TAGS.sub("", text)) is not None
             turns.append([TAG.sub("", text).strip(), None])
         elif not turns or turns[-1][1] is not None:
@@ -58,20 +62,39 @@ def normalise_row(row: dict) -> Conversation:
         raise InputError("the question has no text; write it after <video> in the user message")
     if any(answer is None for _, answer in turns[:-1]):
         raise InputError("two user messages follow each other; put the answer between them")
-    if not paths:
-        raise InputError('the row names 0 volumes; give one, as "videos": ["case.nii.gz"]')
-    if len(paths) > 1 and tags not in (0, len(paths)):
-        raise InputError(
-            f"the row names {len(paths)} volumes and holds {tags} <video> tags; write one for each"
-        )
     history = tuple((str(q), str(a)) for q, a in turns[:-1])
     question, answer = turns[-1]
-    return Conversation(tuple(paths), str(question), answer, system, history, tag_moved, rest)
+    volumes = _ordered(media, tags)
+    return Conversation(volumes, str(question), answer, system, history, tag_moved, rest)
 
 
-def _media(rest: dict) -> list[str]:
-    """Paths under every media key; a single string counts as a list of one."""
-    paths: list[str] = []
+def _ordered(media: list[tuple[str, Source]], tags: list[str]) -> tuple[Source, ...]:
+    """What a row names in the order of its tags, each of which takes the next under its key.
+
+    Where tags and keys disagree in kind (a volume under "images" with <video>), in the row's order.
+    """
+    if not media:
+        raise InputError(
+            'the row names 0 volumes and images; give one, as "videos": ["case.nii.gz"] or '
+            '"images": ["case.png"]'
+        )
+    if len(media) > 1 and len(tags) not in (0, len(media)):
+        raise InputError(
+            f"the row names {len(media)} volumes or images and holds {len(tags)} <video> or "
+            "<image> tags; write one for each"
+        )
+    if sorted(tags) != sorted(kind for kind, _ in media):
+        return tuple(source for _, source in media)
+    waiting = {kind: iter([s for k, s in media if k == kind]) for kind in tags}
+    return tuple(next(waiting[kind]) for kind in tags)
+
+
+def _media(rest: dict) -> list[tuple[str, Source]]:
+    """(video or image, source) of every media key; a single string counts as a list of one.
+
+    A list within the list names the frames of one video.
+    """
+    found: list[tuple[str, Source]] = []
     for key in MEDIA:
         value = rest.pop(key, None)
         if value is None:
@@ -79,12 +102,17 @@ def _media(rest: dict) -> list[str]:
         items = [value] if isinstance(value, str | dict) else value
         if not isinstance(items, list):
             raise InputError(f"{key} must be a path or a list of paths, not {type(value).__name__}")
-        for item in items:
-            path = item.get("path") if isinstance(item, dict) else item
-            if not isinstance(path, str) or not path:
-                raise InputError(f"{key} holds {item!r}, not a path; write the volume's path")
-            paths.append(path)
-    return paths
+        kind = "image" if key.startswith("image") else "video"
+        found += [(kind, _source(key, item)) for item in items]
+    return found
+
+
+def _source(key: str, item: object) -> Source:
+    path = item.get("path") if isinstance(item, dict) else item
+    frames = path if isinstance(path, list) else [path]
+    if not frames or not all(isinstance(frame, str) and frame for frame in frames):
+        raise InputError(f"{key} holds {item!r}, not a path; write the volume's or image's path")
+    return tuple(frames) if isinstance(path, list) else frames[0]
 
 
 def _messages(rest: dict) -> list:
@@ -138,8 +166,8 @@ def _first(rest: dict, keys: tuple[str, ...]) -> object:
     return None
 
 
-def _message(message: dict) -> tuple[str, str, list[str]]:
-    """(role, text, volume paths written inline in an OpenAI-style content list)."""
+def _message(message: dict) -> tuple[str, str, list[tuple[str, Source]]]:
+    """(role, text, what is written inline in an OpenAI-style content list, see `_media`)."""
     name = message.get("role", message.get("from"))
     role = ROLES.get(name) if isinstance(name, str) else None
     if role is None:
@@ -151,14 +179,14 @@ def _message(message: dict) -> tuple[str, str, list[str]]:
         return role, content, []
     if not isinstance(content, list):
         raise InputError(f"the {role} message has no text; write it under content")
-    text, paths = "", []
+    text, media = "", []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
             text += str(part.get("text", ""))
         elif kind in ("video", "image"):
-            paths += _media({"videos": part.get(kind)})
-            text += "<video>"
+            media += _media({f"{kind}s": [part.get(kind)]})
+            text += f"<{kind}>"
         else:
             raise InputError(f"content part {part!r} is not text, video or image; leave it out")
-    return role, text, paths
+    return role, text, media

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from photon.errors import InputError
+from photon.images.kinds import Source, kind_of, label, locate, names
 from photon.volume.declared import ScanHeader, read_declared
 from photon.volume.entries import write_atomically
 from photon.volume.geometry import same_grid
@@ -23,7 +24,8 @@ from photon.volume.pool import WorkerDied, run_cases, worker_count
 from photon.volume.reader import read_labels, read_volume
 
 _SHOWN = 50
-ScanCase = tuple[str, list[str], ScanHeader | None]  # scan, label maps, declared header
+_READ = ("volume", "hu", "labels", "image", "video")  # errors that come last
+ScanCase = tuple[Source, list[str], ScanHeader | None]  # scan, label maps, declared header
 
 
 @dataclass
@@ -97,16 +99,16 @@ class Part:
     folder: Path
 
 
-def check_parts(report: Report, parts: list[Part], splits: bool = True) -> dict[str, list[str]]:
+def check_parts(report: Report, parts: list[Part], splits: bool = True) -> dict[Source, list[str]]:
     """Check the text of all records and what parts share; the scans with their label maps."""
-    scans: dict[str, list[str]] = defaultdict(list)
-    seen: dict[str, dict[str, set[str]]] = {key: defaultdict(set) for key in _UNIQUE}
+    scans: dict[Source, list[str]] = defaultdict(list)
+    seen: dict[str, dict[Source, set[str]]] = {key: defaultdict(set) for key in _UNIQUE}
     for part in parts:
         report.files[part.name] = report.files.get(part.name, 0) + len(part.records)
         for record in part.records:
             _check_record(report, part.name, record)
             for volume, labels in zip(record.volumes, record.label_maps, strict=True):
-                path = str(part.folder / volume)
+                path = locate(part.folder, volume)
                 seen["volume"][path].add(part.name)
                 maps = scans[path]
                 if labels and str(part.folder / labels) not in maps:
@@ -120,8 +122,9 @@ def check_parts(report: Report, parts: list[Part], splits: bool = True) -> dict[
 
 def _stays_inside(report: Report, file: str, record: Any) -> bool:
     """Whether all paths of a record stay below the root that was given."""
-    names = [*record.volumes, *(path for path in record.label_maps if path)]
-    out = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    files = [name for source in record.volumes for name in names(source)]
+    files += [path for path in record.label_maps if path]
+    out = [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]
     if out:
         message = f"{out[0]} leads out of the root. Write paths relative to it, without '..'."
         report.error("path", f"{file}: record {record.id}", message)
@@ -152,23 +155,23 @@ def _check_record(report: Report, file: str, record: Any) -> None:
         report.error("answer", where, f"value {record.value} is not a number. Correct it.")
 
 
-def _check_overlap(report: Report, seen: dict[str, dict[str, set[str]]], splits: bool) -> None:
+def _check_overlap(report: Report, seen: dict[str, dict[Source, set[str]]], splits: bool) -> None:
     for kind, way_out in _UNIQUE.items():
         if kind != "id" and not splits:
             continue
         shared = {name: files for name, files in seen[kind].items() if len(files) > 1}
         for name, where in shared.items():
             message = f"is in {' and '.join(sorted(where))}. {way_out}"
-            report.error("overlap", f"{kind} {name}", message)
+            report.error("overlap", f"{kind} {label(name)}", message)
 
 
 def check_volumes(
     report: Report,
-    scans: Mapping[str, list[str]],
+    scans: Mapping[Source, list[str]],
     modality: str = "ct",
     assume_orientation: str | None = None,
     workers: int | None = None,
-    headers: Mapping[str, ScanHeader] | None = None,
+    headers: Mapping[Source, ScanHeader] | None = None,
 ) -> None:
     """Read every scan with its label maps; `headers`: those declared for blank ones."""
     report.volumes = len(scans)
@@ -179,22 +182,24 @@ def check_volumes(
 
         def done(case: ScanCase, result: Any) -> None:
             if isinstance(result, WorkerDied):
-                report.error("volume", case[0], f"{case[0]}: {result}")
+                report.error("volume", label(case[0]), f"{label(case[0])}: {result}")
             else:
                 for kind, where, message in result["errors"]:
                     report.error(kind, where, message)
                 for message in result["warnings"]:
-                    report.warning("volume", case[0], message)
+                    report.warning("volume", label(case[0]), message)
             progress.advance(bar)
 
         work = partial(check_volume, modality=modality, assume_orientation=assume_orientation)
         run_cases(work, cases, worker_count(workers, len(scans)), done)
-    report.errors.sort(key=lambda item: item["kind"] in ("volume", "hu", "labels"))
+    report.errors.sort(key=lambda item: item["kind"] in _READ)
 
 
 def check_volume(case: ScanCase, modality: str, assume_orientation: str | None) -> dict[str, list]:
     """Read a scan and its label maps; {"errors": [(kind, where, message)], "warnings": [...]}."""
     source, label_maps, header = case
+    if kind_of(source) != "volume":
+        return _check_image(source)
     errors: list[tuple[str, str, str]] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -206,6 +211,8 @@ def check_volume(case: ScanCase, modality: str, assume_orientation: str | None) 
                 volume = read_volume(source, assume_orientation=assume_orientation)
         except InputError as error:
             errors.append(("volume", source, str(error)))
+        if header is not None and header.spacing is None:
+            modality = "array"  # its values are not HU
         if volume is not None and (problem := implausible(volume.array, modality)):
             errors.append(("hu", source, f"{source}: {problem}"))
         for path in label_maps:
@@ -225,6 +232,20 @@ def check_volume(case: ScanCase, modality: str, assume_orientation: str | None) 
                 )
                 errors.append(("labels", path, message))
     return {"errors": errors, "warnings": [str(item.message) for item in caught]}
+
+
+def _check_image(source: Source) -> dict[str, list]:
+    """Read an image, or the frames of a video that would be sampled; as `check_volume`."""
+    from photon.images.preparation import ImagePreparation
+    from photon.images.reading import read_image
+    from photon.images.video import read_video
+
+    kind, errors = kind_of(source), []
+    try:
+        read_image(source) if kind == "image" else read_video(source, ImagePreparation())
+    except InputError as error:
+        errors.append((kind, label(source), str(error)))
+    return {"errors": errors, "warnings": []}
 
 
 def write_report(report: Report, path: str | Path) -> None:

@@ -65,7 +65,7 @@ def _files_or_error(folder: Path) -> list[Path]:
 def read_folder(folder: Path, max_voxels: int) -> Volume:
     """The folder's one series: float32 HU [D, H, W] with slope and intercept applied once."""
     files = _files_or_error(folder)
-    headers = {path: _header(path) for path in files}
+    headers = {path: read_header(path) for path in files}
     images = {path: header for path, header in headers.items() if "Rows" in header}
     if not images:
         raise InputError(
@@ -95,7 +95,8 @@ def read_folder(folder: Path, max_voxels: int) -> Volume:
     return Volume(array, affine, str(folder), sha256)
 
 
-def _header(path: Path) -> FileDataset:
+def read_header(path: Path) -> FileDataset:
+    """All attributes but the pixels. Raises InputError on a damaged file."""
     try:
         return pydicom.dcmread(path, stop_before_pixels=True)
     except (InvalidDicomError, EOFError, OSError, ValueError, KeyError) as error:
@@ -191,18 +192,7 @@ def _sorted_slices(folder: Path, images: dict[Path, FileDataset]) -> tuple[list[
 
 def _pixels(path: Path, digests: list[str], header: FileDataset) -> np.ndarray:
     """One slice in HU; appends the file's SHA-256."""
-    try:
-        data = pydicom.dcmread(path)
-        stored = data.pixel_array
-    except RuntimeError as error:  # no decoder for this transfer syntax, or a broken stream
-        raise InputError(
-            f"{path}: its pixels cannot be decoded ({str(error).splitlines()[0]}). Install "
-            "pylibjpeg with pylibjpeg-openjpeg and pylibjpeg-libjpeg, or fetch the file again."
-        ) from error
-    except Exception as error:  # decoders raise whatever they like on damaged streams
-        raise InputError(
-            f"{path}: its pixels are damaged ({error}). Fetch the file again."
-        ) from error
+    stored = decode(path)
     digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
     slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
     if intercept is None and str(header.get("Modality")) == "CT":
@@ -212,6 +202,21 @@ def _pixels(path: Path, digests: list[str], header: FileDataset) -> np.ndarray:
         )
     values = stored.astype(np.float32)
     return values * float(1 if slope is None else slope) + float(intercept or 0)
+
+
+def decode(path: Path) -> np.ndarray:
+    """Stored pixel values [H, W] or [H, W, 3]. Raises InputError where they cannot be decoded."""
+    try:
+        return pydicom.dcmread(path).pixel_array
+    except RuntimeError as error:  # no decoder for this transfer syntax, or a broken stream
+        raise InputError(
+            f"{path}: its pixels cannot be decoded ({str(error).splitlines()[0]}). Install "
+            "pylibjpeg with pylibjpeg-openjpeg and pylibjpeg-libjpeg, or fetch the file again."
+        ) from error
+    except Exception as error:  # decoders raise whatever they like on damaged streams
+        raise InputError(
+            f"{path}: its pixels are damaged ({error}). Fetch the file again."
+        ) from error
 
 
 def _affine(first: FileDataset, step: np.ndarray) -> np.ndarray:

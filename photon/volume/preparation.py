@@ -2,14 +2,18 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from photon.errors import InputError
+from photon.images.preparation import ImagePreparation
 
 # Raise when the same settings give other voxels than before: old store entries are then left alone.
 VERSION = 1
 _LOAD_TIME = ("intensity", "flip_x")  # applied when a stored volume is loaded
+# Kept in a folder of their own, and of a size to choose at use: the backbone is trained on any.
+_APART = ("images",)
 _AXES = ("RL", "AP", "IS")
 
 
@@ -32,6 +36,7 @@ class Preparation:
         nan: "reject" a scan with NaN or infinite voxels, or take them as "air".
         assume_orientation: ITK letters for a NIfTI file that says nothing about its orientation
             (no sform and no qform); None rejects such a file.
+        images: of 2D images and videos beside volumes.
     """
 
     orientation: str = "RAI"
@@ -44,8 +49,11 @@ class Preparation:
     antialias: bool = True
     nan: str = "reject"
     assume_orientation: str | None = None
+    images: ImagePreparation = field(default_factory=ImagePreparation)
 
     def __post_init__(self) -> None:
+        if isinstance(self.images, Mapping):
+            object.__setattr__(self, "images", ImagePreparation.from_dict(self.images))
         if self.spacing is not None:
             object.__setattr__(self, "spacing", _triple("spacing", self.spacing, float))
         if self.crop is not None:
@@ -103,12 +111,13 @@ class Preparation:
         return {**plain, "version": VERSION}
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything that changes the model's input; a checkpoint carries it."""
-        return _digest(self.to_dict())
+        """SHA-256 of everything that changes a volume for the model; a checkpoint carries it."""
+        return _digest({k: v for k, v in self.to_dict().items() if k not in _APART})
 
     def store_fingerprint(self) -> str:
         """SHA-256 of what changes the stored voxels: `intensity` and `flip_x` come later."""
-        return _digest({k: v for k, v in self.to_dict().items() if k not in _LOAD_TIME})
+        others = (*_LOAD_TIME, *_APART)
+        return _digest({k: v for k, v in self.to_dict().items() if k not in others})
 
 
 PRESETS: dict[str, dict[str, Any]] = {

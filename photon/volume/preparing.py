@@ -1,6 +1,7 @@
 """`python -m photon prepare`: fill a store from files, folders and question files."""
 
 import json
+import math
 import shutil
 import sys
 import warnings
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from photon.errors import InputError
+from photon.images.kinds import Source, kind_of, label, locate, names
 from photon.volume.declared import ScanHeader
 from photon.volume.dicom import is_dicom, slice_files
 from photon.volume.entries import StoreError, write_atomically
@@ -26,9 +28,12 @@ _BYTES_A_PROCESS = 64 << 20  # some seconds of reading and resampling
 
 @dataclass(frozen=True)
 class Case:
-    """One scan, perhaps with its label map, and with a header where its own is blank."""
+    """One scan, perhaps with its label map, and with a header where its own is blank.
 
-    source: str
+    The source may be an image or a video too, which have neither.
+    """
+
+    source: Source
     labels: str | None = None
     header: ScanHeader | None = None
 
@@ -102,7 +107,7 @@ def is_prepared(store: VolumeStore, case: Case) -> bool:
 
 def collect_cases(inputs: list[str], root: str | Path | None = None) -> list[Case]:
     """Scans named by files, DICOM folders, folders to search and .jsonl files, each once."""
-    cases: dict[tuple[str, str | None], Case] = {}
+    cases: dict[tuple[Source, str | None], Case] = {}
     for text in inputs:
         path = Path(text)
         if path.is_dir():
@@ -129,7 +134,7 @@ def _cases_of_records(path: Path, root: str | Path | None) -> list[Case]:
         warnings.warn(f"{problem} (line skipped)", stacklevel=2)
     folder = Path(root) if root is not None else path.parent
     found = [
-        Case(str(folder / volume), str(folder / labels) if labels else None)
+        Case(locate(folder, volume), str(folder / labels) if labels else None)
         for record in records
         for volume, labels in zip(record.volumes, record.label_maps, strict=True)
     ]
@@ -151,30 +156,30 @@ def _prepare_case(store: VolumeStore, case: Case) -> tuple[str | None, list[str]
         except InputError as problem:
             error = str(problem)
         except Exception as problem:  # one odd file must not end a long run
-            error = f"{case.source}: unexpected {type(problem).__name__}: {problem}."
+            error = f"{label(case.source)}: unexpected {type(problem).__name__}: {problem}."
     return error, [str(item.message) for item in caught]
 
 
 def _died(case: Case, result: WorkerDied) -> str:
-    return f"{case.source}: {result}"
+    return f"{label(case.source)}: {result}"
 
 
 def _worth_processes(cases: list[Case]) -> int:
     """How many processes the scans keep busy for longer than a process takes to start."""
-    files = [f for c in cases for f in ([*Path(c.source).glob("*")] or [Path(c.source)])]
+    paths = [Path(name) for case in cases for name in names(case.source)]
+    files = [file for path in paths for file in ([*path.glob("*")] or [path])]
     size = sum(file.stat().st_size for file in files if file.is_file())
     return min(len(cases), 1 + size // _BYTES_A_PROCESS)
 
 
 def _check_room(store: VolumeStore, todo: list[Case]) -> None:
     """Say how much disk the run needs; refuse when it is not there."""
-    depth, height, width = store.preparation.size
-    voxels = depth * height * width
-    need = sum(voxels * (2 if case.labels is None else 3) for case in todo)
+    sizes = "x".join(map(str, store.preparation.size))
+    need = sum(_bytes_of(case, store.preparation) for case in todo)
     store.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(store.root).free
     print(
-        f"{len(todo)} cases to prepare to {depth}x{height}x{width} in {store.root}: "
+        f"{len(todo)} cases to prepare (volumes to {sizes}) in {store.root}: "
         f"{need / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free",
         file=sys.stderr,
     )
@@ -185,13 +190,21 @@ def _check_room(store: VolumeStore, todo: list[Case]) -> None:
         )
 
 
+def _bytes_of(case: Case, preparation: Preparation) -> int:
+    """Disk that a prepared case takes; of images and videos, at most."""
+    kind, images = kind_of(case.source), preparation.images
+    if kind == "volume":
+        return math.prod(preparation.size) * (2 if case.labels is None else 3)
+    return 3 * (images.max_pixels if kind == "image" else images.frames * images.frame_pixels)
+
+
 class _BadCases:
     """STORE/bad_cases.jsonl: earlier runs' cases stay until a run tries them again."""
 
     def __init__(self, store: VolumeStore, cases: list[Case]) -> None:
         self.path = store.root / BAD_CASES
         self.fingerprint = store.folder.name
-        tried = {case.source for case in cases}
+        tried = {str(case.source) for case in cases}
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
         kept = [line for line in lines if json.loads(line)["source"] not in tried]
         if kept != lines:
@@ -201,7 +214,7 @@ class _BadCases:
                 self.path.unlink()
 
     def add(self, case: Case, error: str) -> None:
-        row = {"source": case.source, "labels": case.labels, "error": error}
+        row = {"source": str(case.source), "labels": case.labels, "error": error}
         with open(self.path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(row | {"preparation": self.fingerprint}) + "\n")
 

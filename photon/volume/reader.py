@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from photon.errors import InputError
+from photon.images.kinds import ARRAY_SUFFIXES
 from photon.volume.types import Volume
 
 MAX_VOXELS = 2_000_000_000  # a 1024 x 1024 x 1900 scan; more is taken for a damaged header
@@ -40,7 +41,7 @@ def read_volume(
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
-        array = _checked(array, path, nan)
+        array = checked_finite(array, path, nan)
     return replace(volume, array=np.ascontiguousarray(array, dtype=np.float32))
 
 
@@ -115,6 +116,11 @@ def _read(path: str | Path, assume_orientation: str | None, max_voxels: int) -> 
     try:
         if path.is_dir():
             return dicom.read_folder(path, max_voxels)
+        if path.suffix.lower() in ARRAY_SUFFIXES:
+            raise InputError(
+                f"{path}: an array says nothing of spacing or HU. Give the scan as NIfTI or DICOM, "
+                "or let a benchmark's reader say what its arrays mean (docs/benchmarks.md)."
+            )
         if dicom.is_dicom(path):
             raise InputError(
                 f"{path}: this is one DICOM slice. Give the folder that holds the series instead."
@@ -127,7 +133,7 @@ def _read(path: str | Path, assume_orientation: str | None, max_voxels: int) -> 
         ) from error
 
 
-def _checked(array: np.ndarray, path: str | Path, nan: str) -> np.ndarray:
+def checked_finite(array: np.ndarray, path: str | Path, nan: str) -> np.ndarray:
     """Apply the policy for voxels that are not finite."""
     if nan not in ("reject", "air"):
         raise InputError(f"nan: {nan!r} is not one of reject, air.")

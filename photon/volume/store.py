@@ -5,6 +5,7 @@ Layout under the store's root:
     <fingerprint[:12]>/<key>.npy    int16 [D, H, W] HU (volumes) or uint8/uint16 (label maps)
     <fingerprint[:12]>/<key>.json   sidecar, written last: an entry without one does not exist
     <fingerprint[:12]>/locks/       one empty file per entry, locked while it is being made
+    images-<fingerprint[:12]>/      the same for images and videos: uint8 [T, H, W, 3]
     index/                          (path, size, mtime) -> SHA-256, so that scans are hashed once
     declared/                       path -> header from a data set's metadata (see `declared`)
 
@@ -14,55 +15,61 @@ under their name only when complete (temporary name, fsync, rename), and each is
 its CRC on the first read in a process; a damaged one is deleted and made again.
 """
 
-import hashlib
 import json
 import os
-import warnings
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from photon.errors import InputError
+from photon.images.kinds import Located, kind_of
+from photon.images.store import ImageStore
+from photon.images.types import Frames
+from photon.volume.content import ContentStore
 from photon.volume.declared import ScanHeader, read_declared
-from photon.volume.entries import (
-    Entry,
-    StoreError,
-    locked,
-    open_entry,
-    read_json,
-    write_atomically,
-    write_entry,
-)
+from photon.volume.entries import Entry, read_json, write_atomically
 from photon.volume.geometry import Preparation, prepare_labels, prepare_volume, same_grid
 from photon.volume.plausible import implausible
-from photon.volume.reader import hash_source, read_labels, read_volume
+from photon.volume.reader import read_labels, read_volume
 from photon.volume.types import Volume
 
 Source = str | Path
-_unwritten: dict[Path, dict[str, str]] = {}  # index entries of this process that have no file
 
 
-class VolumeStore:
-    """Prepared volumes of one `Preparation` under `root`. Cheap to make and to pickle.
+class VolumeStore(ContentStore):
+    """Prepared volumes of one `Preparation` under `root`, and the images and videos beside them.
 
     check_hu: refuse to prepare a scan whose values cannot be HU; a scan with a declared header is
     always checked.
     """
 
     def __init__(self, root: Source, preparation: Preparation, check_hu: bool = False) -> None:
-        self.root = Path(root)
+        fingerprint = preparation.store_fingerprint()
+        super().__init__(root, fingerprint[:12], fingerprint)
         self.preparation = preparation
         self.check_hu = check_hu
-        self.folder = self.root / preparation.store_fingerprint()[:12]
+        self.images = ImageStore(root, preparation.images)
 
-    def prepare(self, source: Source, labels: Source | None = None) -> str:
-        """Prepare a scan (and its label map) unless that is done; returns the scan's key.
+    def read(self, source: Located) -> Tensor | Frames:
+        """What the model is shown of a source: a volume as `load` gives it, or frames."""
+        if kind_of(source) != "volume":
+            return self.images.load(source)
+        return torch.from_numpy(self.load(source))
+
+    def prepare(self, source: Located, labels: Source | None = None) -> str:
+        """Prepare a scan (and its label map), image or video unless that is done; returns its key.
 
         Raises:
-            InputError: the scan cannot be read or the disk is full; nothing half-done is left.
+            InputError: it cannot be read or the disk is full; nothing half-done is left.
         """
+        if kind_of(source) != "volume":
+            if labels is not None:
+                raise InputError(f"{labels}: label maps go with volumes, and {source} is none.")
+            return self.images.prepare(source)
         key = self._volume_key(source)
         self._entry(key, lambda: self._make_volume(source))
         if labels is not None:
@@ -86,25 +93,22 @@ class VolumeStore:
         known = read_json(self._path_file("declared", source)).get("header")
         return None if known is None else ScanHeader(**known)
 
-    def has(self, source: Source) -> bool:
-        """Whether the scan is prepared (its checksum is looked at when it is read)."""
+    def has(self, source: Located) -> bool:
+        """Whether the source is prepared (its checksum is looked at when it is read)."""
+        if kind_of(source) != "volume":
+            return self.images.has(source)
         return self._exists(self._volume_key(source))
 
     def has_labels(self, labels: Source, like: Source) -> bool:
         """Whether the label map of a scan is prepared."""
         return self._exists(self._labels_key(labels, like))
 
-    def is_known(self, source: Source, labels: Source | None = None) -> bool:
+    def is_known(self, source: Located, labels: Source | None = None) -> bool:
         """`has` (and `has_labels`) for files seen before; False, without hashing, for new ones."""
-        try:
-            if any(self._indexed(path)[1] is None for path in (source, labels or source)):
-                return False
-        except InputError:
-            return False
-        return self.has(source) and (labels is None or self.has_labels(labels, source))
-
-    def _exists(self, key: str) -> bool:
-        return (self.folder / f"{key}.json").is_file()
+        if labels is None:
+            return super().is_known(source)
+        known = self._hashed(source) and self._hashed(labels)
+        return known and self.has(source) and self.has_labels(labels, source)
 
     def load_hu(self, source: Source) -> np.ndarray:
         """Prepared scan, int16 HU [D, H, W], memory-mapped and read-only; prepares it if absent."""
@@ -147,10 +151,6 @@ class VolumeStore:
         header = self.declared(source)
         return [self._sha256(source), *([str(header)] if header else [])]
 
-    def _key(self, *parts: str) -> str:
-        text = ":".join([*parts, self.preparation.store_fingerprint()])
-        return hashlib.sha256(text.encode()).hexdigest()[:40]
-
     def _make_volume(self, source: Source) -> tuple[np.ndarray, dict[str, Any]]:
         preparation = self.preparation
         header = self.declared(source)
@@ -159,11 +159,14 @@ class VolumeStore:
         else:
             volume = read_volume(source, preparation.nan, preparation.assume_orientation)
         _check_whole_numbers(volume)
-        if (header or self.check_hu) and (problem := implausible(volume.array)):
+        known = header is None or header.spacing is not None
+        if (header or self.check_hu) and known and (problem := implausible(volume.array)):
             raise InputError(f"{source}: {problem}")
         self._check_unchanged(source, volume)
+        if not known:  # nothing to measure millimetres by
+            preparation = replace(preparation, spacing=None, crop=None)
         prepared = prepare_volume(volume, preparation)
-        return prepared.array, _sidecar("volume", volume, prepared)
+        return prepared.array, self._sidecar("volume", volume, prepared)
 
     def _make_labels(self, labels: Source, like: Source) -> tuple[np.ndarray, dict[str, Any]]:
         info = self.info(like)
@@ -176,58 +179,25 @@ class VolumeStore:
             )
         self._check_unchanged(labels, ids)
         prepared = prepare_labels(ids, self.preparation)
-        return prepared.array, _sidecar("labels", ids, prepared)
+        return prepared.array, self._sidecar("labels", ids, prepared)
 
     def _check_unchanged(self, source: Source, volume: Volume) -> None:
         if volume.sha256 != self._sha256(source):
             raise InputError(f"{source}: changed while it was being read. Run again when it rests.")
 
-    def _entry(self, key: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> Entry:
-        """The entry; made first, under its lock, where it is absent or damaged."""
-        if (entry := open_entry(self.folder, key)) is not None:
-            return entry
-        with locked(self.folder / "locks" / key):
-            # Another process may have made it while this one waited.
-            if (entry := open_entry(self.folder, key)) is not None:
-                return entry
-            for leftover in self.folder.glob(f".{key}.*.tmp"):  # of a writer that was killed
-                leftover.unlink(missing_ok=True)
-            array, sidecar = make()
-            sidecar |= {"key": key, "preparation": self.preparation.to_dict()}
-            write_entry(self.folder, key, array, sidecar)
-        entry = open_entry(self.folder, key)
-        if entry is None:
-            raise StoreError(f"{self.folder}: does not give back what was written. Check the disk.")
-        return entry
-
-    def _sha256(self, source: Source) -> str:
-        """SHA-256 of a scan, from the index where path, size and time of change are the same."""
-        record, sha256 = self._indexed(source)
-        if sha256 is None:
-            sha256 = hash_source(source)
-            text = json.dumps(record | {"sha256": sha256})
-            file = self._index_file(source)
-            try:
-                write_atomically(file, lambda stream: stream.write(text.encode()))
-            except StoreError as error:  # a store that others filled may be read-only
-                warnings.warn(f"{error} Each process hashes its scans again.", stacklevel=2)
-                _unwritten[file] = record | {"sha256": sha256}
-        return sha256
-
-    def _indexed(self, source: Source) -> tuple[dict[str, str], str | None]:
-        """Path and state of a file as it is now, and its SHA-256 if the index holds that state."""
-        record = {"path": os.path.abspath(source), "state": _state(Path(source))}
-        file = self._index_file(source)
-        known = dict(_unwritten.get(file) or read_json(file))
-        sha256 = known.pop("sha256", None)
-        return record, sha256 if known == record else None
-
-    def _index_file(self, source: Source) -> Path:
-        return self._path_file("index", source)
-
-    def _path_file(self, folder: str, source: Source) -> Path:
-        path = os.path.abspath(source).encode("utf-8", "surrogateescape")
-        return self.root / folder / f"{hashlib.sha256(path).hexdigest()[:40]}.json"
+    def _sidecar(self, kind: str, read: Volume, prepared: Volume) -> dict[str, Any]:
+        return {
+            "kind": kind,
+            "source": os.path.abspath(read.source),
+            "source_sha256": read.sha256,
+            "source_shape": list(read.array.shape),
+            "source_affine": read.affine.tolist(),
+            "shape": list(prepared.array.shape),
+            "dtype": str(prepared.array.dtype),
+            "range": [int(prepared.array.min()), int(prepared.array.max())],
+            "affine": prepared.affine.tolist(),
+            "preparation": self.preparation.to_dict(),
+        }
 
 
 def scaled(hu: np.ndarray, low: int, high: int, flip_x: bool = False) -> np.ndarray:
@@ -250,20 +220,6 @@ def scaled(hu: np.ndarray, low: int, high: int, flip_x: bool = False) -> np.ndar
     return out
 
 
-def _sidecar(kind: str, read: Volume, prepared: Volume) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "source": os.path.abspath(read.source),
-        "source_sha256": read.sha256,
-        "source_shape": list(read.array.shape),
-        "source_affine": read.affine.tolist(),
-        "shape": list(prepared.array.shape),
-        "dtype": str(prepared.array.dtype),
-        "range": [int(prepared.array.min()), int(prepared.array.max())],
-        "affine": prepared.affine.tolist(),
-    }
-
-
 def _check_whole_numbers(volume: Volume) -> None:
     """The store keeps whole HU; a scan scaled to [0, 1] would silently lose everything."""
     low, high = float(volume.array.min()), float(volume.array.max())
@@ -272,15 +228,3 @@ def _check_whole_numbers(volume: Volume) -> None:
             f"{volume.source}: its values span only {low:g} to {high:g}, with fractions, so they "
             "are not HU. Prepare from the original scan, or multiply it to whole numbers."
         )
-
-
-def _state(path: Path) -> str:
-    """Size and time of change of a file, or of all files of a folder."""
-    try:
-        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-        facts = [(p.name, (s := p.stat()).st_size, s.st_mtime_ns) for p in files]
-    except OSError as error:
-        raise InputError(
-            f"{path}: no such file or folder ({error.strerror}). Check the path and the data root."
-        ) from error
-    return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()

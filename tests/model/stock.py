@@ -34,7 +34,7 @@ def visual_batch(names, stride=4, positions="trained", dtype=torch.float64, answ
         seen = [part for part in parts if not isinstance(part, int)]
         grids.append(tuple(grid for _, grid in seen))
         merged = [p if isinstance(p, int) else _tokens(p[1]) for p in parts]
-        where, resume = prefix_positions(merged, stride, positions)
+        where, resume = prefix_positions(merged, [stride] * len(merged), positions)
         at.append(where)
         ids.append(torch.cat([_part_ids(part, words) for part in parts]))
         for n in (4, 6):
@@ -110,10 +110,9 @@ def stock_logits(backbone, batch, names, question, positions="ours"):
     return logits[batch.targets[suffix] != IGNORE]
 
 
-def stock_tokens(backbone, batch, names, question, n, end=END, **options):
-    """Tokens of the stock `generate`, greedy unless `options` say otherwise, without the end."""
+def stock_tokens(backbone, batch, names, question, n):
+    """Greedy tokens of the stock `generate`, without the end token."""
     inputs = stock_inputs(batch, names, question)
-    ends = {"eos_token_id": end, "pad_token_id": end}
-    out = backbone.generate(**inputs, max_new_tokens=n, do_sample=False, **ends, **options)
+    out = backbone.generate(**inputs, max_new_tokens=n, do_sample=False, pad_token_id=0)
     tokens = out[0, inputs["input_ids"].shape[1] :].tolist()
-    return tokens[: tokens.index(end)] if end in tokens else tokens
+    return tokens[: tokens.index(END)] if END in tokens else tokens

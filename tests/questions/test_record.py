@@ -136,8 +136,11 @@ BAD = {
         '{"videos": ["a"], "messages": [{"role": "user", "content": "<video> "}]}',
         "question has no text",
     ),
-    "no volume": ('{"query": "Q?", "response": "A"}', "names 0 volumes"),
-    "tags": ('{"query": "<video>Q?", "videos": ["a", "b"]}', "2 volumes and holds 1 <video> tags"),
+    "no volume": ('{"query": "Q?", "response": "A"}', "names 0 volumes and images"),
+    "tags": (
+        '{"query": "<video>Q?", "videos": ["a", "b"]}',
+        "2 volumes or images and holds 1 <",
+    ),
     "maps": ('{"query": "Q?", "videos": ["a", "b"], "labels": "l"}', "1 maps for 2 volumes"),
     "unknown role": ('{"messages": [{"role": "bad", "content": "x"}], "videos": ["a"]}', "'bad'"),
     "assistant first": (

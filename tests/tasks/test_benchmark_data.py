@@ -13,6 +13,7 @@ from photon.questions.benchmarks.registry import READERS, build_reader
 from tasks.benchmark_data import BenchmarkData
 from tasks.entry import CONF
 from tasks.schema import instantiate, to_plain
+from tests.helpers import photon_model
 from tests.questions.benchmarks import published
 
 RAD3D = {
@@ -54,11 +55,14 @@ def test_what_was_left_out_is_said(tmp_path, capsys) -> None:
 
 
 def test_a_split_and_a_medium_are_checked_before_training(tree) -> None:
-    BenchmarkData(Rad3D(str(tree))).check("test")
+    volumes_only = photon_model(pruner=None)
+    BenchmarkData(Rad3D(str(tree))).bind(volumes_only).check("test")
     with pytest.raises(InputError, match="rad3d has no val questions"):
-        BenchmarkData(Rad3D(str(tree))).check("val")
-    with pytest.raises(InputError, match="nextqa holds videos, which the model cannot read"):
-        BenchmarkData(NextQA(str(tree))).check("test")
+        BenchmarkData(Rad3D(str(tree))).bind(volumes_only).check("val")
+    published.nextqa(tree, {"test": ["11"]})
+    says = r"record 'test/11_0': VidOR/1201/11.mp4 is a 2D image or video.*model=photon_max"
+    with pytest.raises(InputError, match=says):
+        BenchmarkData(NextQA(str(tree))).bind(volumes_only).check("test")
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -57,13 +57,16 @@ def test_fingerprints() -> None:
         "nan": "air",
         "assume_orientation": "RAI",
     }
-    assert set(changed) == {field.name for field in fields(Preparation)}
+    assert {*changed, "images"} == {field.name for field in fields(Preparation)}
     for key, value in changed.items():
         other = replace(base, **{key: value})
         assert other.fingerprint() != base.fingerprint(), key
         on_loading = key in ("intensity", "flip_x")
         assert (other.store_fingerprint() == base.store_fingerprint()) is on_loading, key
     assert replace(base, size=[140, 280, 280]).fingerprint() == base.fingerprint()
+    images = replace(base, images={"fps": 1.0})  # has its own, and can be chosen at use
+    assert images.images != base.images and images.fingerprint() == base.fingerprint()
+    assert images.store_fingerprint() == base.store_fingerprint()
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

@@ -51,7 +51,7 @@ def test_bad_case_is_skipped_and_the_rest_is_done_once(tmp_path, data, capsys, w
     assert main(command) == 0
     captured = capsys.readouterr()
     assert "3 prepared, 0 already there, 1 bad" in captured.out
-    assert "4 cases to prepare to 28x28x28" in captured.err and "GiB free" in captured.err
+    assert "4 cases to prepare (volumes to 28x28x28)" in captured.err and "GiB free" in captured.err
     (bad,) = bad_cases(root)
     assert bad["source"].endswith("broken.nii.gz") and "too early" in bad["error"]
     assert "broken.nii.gz" in captured.err

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from photon.errors import InputError
-from photon.volume import entries, store
+from photon.volume import content, entries, store
 from photon.volume.entries import StoreError
 from photon.volume.geometry import Preparation, prepare_labels, prepare_volume
 from photon.volume.reader import read_labels, read_volume
@@ -100,8 +100,8 @@ def test_key_follows_bytes_and_preparation_not_the_name(tmp_path, scan) -> None:
 
 def test_hashes_each_file_once(tmp_path, scan, monkeypatch) -> None:
     calls = []
-    original = store.hash_source
-    monkeypatch.setattr(store, "hash_source", lambda p: calls.append(p) or original(p))
+    original = content.hash_source
+    monkeypatch.setattr(content, "hash_source", lambda p: calls.append(p) or original(p))
     for _ in range(3):
         VolumeStore(tmp_path / "store", SMALL).load(scan)
     assert len(calls) == 1
@@ -116,10 +116,10 @@ def test_a_read_only_store_serves_what_it_holds(tmp_path, scan, monkeypatch) -> 
     def read_only(path, write) -> None:
         raise StoreError(f"{path.parent}: cannot be written (Read-only file system).")
 
-    monkeypatch.setattr(store, "write_atomically", read_only)
+    monkeypatch.setattr(content, "write_atomically", read_only)
     hashed = []
-    original = store.hash_source
-    monkeypatch.setattr(store, "hash_source", lambda p: hashed.append(p) or original(p))
+    original = content.hash_source
+    monkeypatch.setattr(content, "hash_source", lambda p: hashed.append(p) or original(p))
     vault = VolumeStore(root, SMALL)
     with pytest.warns(UserWarning, match="Read-only file system"):
         assert np.array_equal(vault.load(copy), expected)

@@ -6,6 +6,7 @@ as "FILE:LINE: what is wrong; what to do" and counted by kind; it never stops th
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from photon.errors import InputError
+from photon.images.kinds import Source, absent, locate
 from photon.questions.benchmarks.tables import Row, TableError, place, read_table
 from photon.questions.record import Record, choice_text
 from photon.volume.declared import ScanHeader
@@ -26,12 +28,6 @@ Make = Callable[[Row, int], "Record | list[Record] | None"]
 # Tokens of the chat format and ms-swift's tags; the first are escaped when a prompt is built.
 _RESERVED = re.compile(r"<\|\w+\|>|</?tool_\w+>")
 _TAG = re.compile(r"<(video|image|audio)>")
-MEDIA_NAMES = {
-    "image": "2D images",
-    "frames": "2D frames of videos",
-    "video": "videos",
-    "array": "normalised .npy arrays without spacing or HU",
-}
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,8 @@ class Facts:
     """What is known of a benchmark before its files are opened.
 
     counts: published rows, by "SPLIT KIND" of the reader's default settings.  media: what a row
-    points to; only "volume" can be prepared.  kinds: what its records can serve as.  ct: all scans
-    are CT, so that values which cannot be HU are refused.
+    points to ("array": without spacing or HU).  kinds: what its records can serve as.  ct: all
+    scans are CT, so that values which cannot be HU are refused.
     """
 
     name: str
@@ -150,15 +146,16 @@ class Reading:
 
     def require(self, root: Path) -> None:
         """Leave out the records that name a file not under `root`; each is a problem."""
-        known: dict[str, bool] = {}
+        known: dict[Source, str | None] = {}
         kept = []
         for record in self.records:
-            for name in record.volumes:
-                if name not in known:
-                    known[name] = (root / name).exists()
-            absent = [name for name in record.volumes if not known[name]]
-            if absent:
-                message = f"no {absent[0]} under {root}; fetch it or correct the root"
+            for source in record.volumes:
+                if source not in known:
+                    known[source] = absent(locate(root, source))
+            missing = [known[source] for source in record.volumes if known[source]]
+            if missing:
+                name = os.path.relpath(missing[0], root)
+                message = f"no {name} under {root}; fetch it or correct the root"
                 self.problem("missing_volume", self.places[record.id], message)
             else:
                 kept.append(record)
@@ -218,14 +215,6 @@ class Reader:
     def path(self, *parts: str) -> Path:
         """A path under the root."""
         return Path(self.root, *parts)
-
-    def require_volumes(self) -> None:
-        """Raise InputError where the rows do not point to volumes."""
-        if self.facts.media != "volume":
-            raise InputError(
-                f"{self.facts.name} holds {MEDIA_NAMES[self.facts.media]}, which the model cannot "
-                "read; score other models' answers with eval.py predictions=FILE"
-            )
 
 
 def inside(name: str, what: str = "volume") -> str:

@@ -20,10 +20,13 @@ from photon.questions.benchmarks.base import (
 from photon.questions.benchmarks.tables import Row
 from photon.questions.record import Record
 from photon.questions.templates import REPORT_REQUESTS
+from photon.volume.declared import ScanHeader
 
 _KINDS = {"1": "plane", "2": "phase", "3": "organ", "4": "abnormality", "5": "location"}
 _LICENCE = "MIT (code); data of Radiopaedia, non-commercial"
 _SOURCE = "github.com/BAAI-DCAI/M3D"
+# Arrays (1, D, H, W), min-max normalised to 0..1: spread over the range of HU that is prepared.
+_SLOPE, _INTERCEPT = 2000.0, -1000.0
 _VQA_COLUMNS = ("imagepath", "questiontype", "question", "answer", "answerchoice") + tuple(
     f"choice{letter}" for letter in "abcd"
 )
@@ -37,11 +40,14 @@ class M3DVqa(Reader):
         files: folder of M3D_VQA_{train,val,test}.csv.
         volumes: folder that the CSV's paths are relative to.
         form: choice or free.
+        orientation: ITK letters that say where the arrays' axes (W, H, D) come from; the files do
+            not, and the usual display of axial slices is assumed.
     """
 
     files: str = "M3D-VQA"
     volumes: str = "M3D"
     form: Literal["choice", "free"] = "choice"
+    orientation: str = "RAI"
 
     facts: ClassVar[Facts] = Facts(
         name="m3d_vqa",
@@ -52,7 +58,11 @@ class M3DVqa(Reader):
         counts={},
         splits=("train", "val", "test"),
         media="array",
+        ct=False,
     )
+
+    def header(self, volume: str) -> ScanHeader:
+        return ScanHeader(_SLOPE, _INTERCEPT, None, self.orientation)
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
         file = self.path(self.files, f"M3D_VQA_{split}.csv")
@@ -91,10 +101,12 @@ class M3DCap(Reader):
     Args:
         files: file of the captions.
         volumes: folder that its paths are relative to.
+        orientation: as of `M3DVqa`.
     """
 
     files: str = "M3D/M3D_Cap_npy/M3D_Cap.json"
     volumes: str = "M3D"
+    orientation: str = "RAI"
 
     facts: ClassVar[Facts] = Facts(
         name="m3d_cap",
@@ -105,8 +117,12 @@ class M3DCap(Reader):
         counts={},
         splits=("train", "val", "test"),
         media="array",
+        ct=False,
         kinds=("reports", "questions"),
     )
+
+    def header(self, volume: str) -> ScanHeader:
+        return ScanHeader(_SLOPE, _INTERCEPT, None, self.orientation)
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
         file = self.path(self.files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from photon.errors import InputError
 from photon.questions.benchmarks.base import (
@@ -36,10 +36,13 @@ class NextQA(Reader):
     Args:
         files: folder of the CSV files and of map_vid_vidorID.json.
         volumes: folder of VidOR's videos.
+        videos: mp4 reads VOLUMES/DIR/ID.mp4, which needs PyAV; frames reads the pictures in the
+            folder VOLUMES/DIR/ID, taken as preparation.images.fps a second.
     """
 
     files: str = "NExT-QA"
     volumes: str = "VidOR"
+    videos: Literal["mp4", "frames"] = "mp4"
 
     facts: ClassVar[Facts] = Facts(
         name="nextqa",
@@ -74,9 +77,10 @@ class NextQA(Reader):
         index = need(row, "answer")
         if index not in ("0", "1", "2", "3", "4"):
             raise BadRow("choice", f"answer {index!r} is not an index of the options, 0 to 4")
+        suffix = ".mp4" if self.videos == "mp4" else ""
         return Record(
             id=f"{split}/{video}_{need(row, 'qid')}",
-            volume=f"{self.volumes}/{inside(videos[video], 'video')}.mp4",
+            volume=f"{self.volumes}/{inside(videos[video], 'video')}{suffix}",
             patient=video,
             task=TYPES[kind],
             subtask=kind,

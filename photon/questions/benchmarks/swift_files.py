@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+from photon.images.kinds import names
 from photon.questions.benchmarks.base import BadRow, Facts, Kind, Reader, Reading, inside
 from photon.questions.record import read_records
 
@@ -52,7 +53,8 @@ class SwiftFiles(Reader):
         for record in records:
             where = f"{path}: record {record.id}"
             try:
-                for name in (*record.volumes, *filter(None, record.label_maps)):
+                files = [name for source in record.volumes for name in names(source)]
+                for name in (*files, *filter(None, record.label_maps)):
                     inside(name)
             except BadRow as error:
                 reading.problem(error.kind, where, str(error))

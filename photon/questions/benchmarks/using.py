@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from photon.errors import InputError
+from photon.images.kinds import Source, locate
 from photon.questions.benchmarks.base import AbsentFiles, BadRow, Finding, Kind, Reader, Reading
 from photon.volume.checking import Part, Report, check_parts, check_volumes
 from photon.volume.entries import write_atomically
@@ -24,8 +25,8 @@ def cases_of(reader: Reader, reading: Reading) -> list[Case]:
     Records whose scan the metadata does not know are left out, each as a problem.
     """
     root = Path(reader.root)
-    cases: dict[tuple[str, str | None], Case] = {}
-    unknown: dict[str, BadRow] = {}
+    cases: dict[tuple[Source, str | None], Case] = {}
+    unknown: dict[Source, BadRow] = {}
     for record in reading.records:
         for volume, labels in zip(record.volumes, record.label_maps, strict=True):
             if (volume, labels) in cases or volume in unknown:
@@ -36,7 +37,7 @@ def cases_of(reader: Reader, reading: Reading) -> list[Case]:
                 unknown[volume] = error
                 continue
             path = str(root / labels) if labels else None
-            cases[volume, labels] = Case(str(root / volume), path, header)
+            cases[volume, labels] = Case(locate(root, volume), path, header)
     kept = []
     for record in reading.records:
         errors = [unknown[volume] for volume in record.volumes if volume in unknown]
@@ -90,11 +91,9 @@ def prepare_benchmark(
     """Prepare all volumes of a benchmark; rows that cannot be used go to STORE/bad_rows.jsonl.
 
     Raises:
-        InputError: no file or no volume is there, the benchmark has no volumes, or the disk is
-            too small.
+        InputError: no file or no volume is there, or the disk is too small.
     """
-    reader.require_volumes()
-    cases: dict[tuple[str, str | None], Case] = {}
+    cases: dict[tuple[Source, str | None], Case] = {}
     bad: list[Finding] = []
     for split, kind, reading in read_all(reader, splits):
         reading.require(Path(reader.root))
@@ -138,7 +137,7 @@ def check_benchmark(
             report.warning(item.kind, item.where, item.message)
         parts.append(Part(name, reading.records, Path(reader.root)))
     scans = check_parts(report, parts)
-    if volumes and reader.facts.media == "volume":
+    if volumes:
         kind = "ct" if reader.facts.ct else modality
         check_volumes(report, scans, kind, workers=workers, headers=headers)
     return report

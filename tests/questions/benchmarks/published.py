@@ -182,6 +182,37 @@ def medframe_row(number: int, video: str, count: int = 6, **changes) -> dict:
     return {**row, **changes}
 
 
+def nextqa(root: Path, videos: dict[str, list[str]]) -> Path:
+    """Two questions about each video; its VidOR folder is 1201."""
+    header = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4".split(",")
+    options = ["run", "sit", "eat", "sing", "sleep"]
+    for split, names in videos.items():
+        rows = [[name, "30", "64", "48", "what does the man do", str(qid), str(qid), kind, *options]
+                for name in names for qid, kind in enumerate(("CW", "TN"))]  # fmt: skip
+        write_csv(root / "NExT-QA" / f"{split}.csv", header, rows)
+    mapped = {name: f"1201/{name}" for names in videos.values() for name in names}
+    write_json(root / "NExT-QA" / "map_vid_vidorID.json", mapped)
+    return root
+
+
+def slake_row(qid: int, **changes) -> dict:
+    row = {
+        "img_id": 1,
+        "img_name": "xmlab1/source.jpg",
+        "question": "What is shown?",
+        "answer": "Liver",
+        "q_lang": "en",
+        "location": "Abdomen",
+        "modality": "MRI",
+        "answer_type": "OPEN",
+        "base_type": "vqa",
+        "triple": ["vhead", "_", "_"],
+        "qid": qid,
+        "content_type": "Organ",
+    }
+    return {**row, **changes}
+
+
 def save_scan(path: Path, array: np.ndarray, affine: np.ndarray | None) -> Path:
     """int16 NIfTI, array (i, j, k); without an affine its header is blank."""
     path.parent.mkdir(parents=True, exist_ok=True)

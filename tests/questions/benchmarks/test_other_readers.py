@@ -22,6 +22,7 @@ from tests.questions.benchmarks.published import (
     deeptumor_number,
     deeptumor_row,
     medframe_row,
+    slake_row,
     write_csv,
     write_json,
 )
@@ -159,24 +160,6 @@ def test_abdomenatlas_reports_and_archive_folders(tmp_path) -> None:
 # 2D images and videos -----------------------------------------------------------------------------
 
 
-def slake_row(qid: int, **changes) -> dict:
-    row = {
-        "img_id": 1,
-        "img_name": "xmlab1/source.jpg",
-        "question": "What is shown?",
-        "answer": "Liver",
-        "q_lang": "en",
-        "location": "Abdomen",
-        "modality": "MRI",
-        "answer_type": "OPEN",
-        "base_type": "vqa",
-        "triple": ["vhead", "_", "_"],
-        "qid": qid,
-        "content_type": "Organ",
-    }
-    return {**row, **changes}
-
-
 def test_slake_subsets_and_languages(tmp_path) -> None:
     rows = [
         slake_row(1),
@@ -261,6 +244,8 @@ def test_nextqa(tmp_path) -> None:
     (record,) = reading.records
     assert (record.volume, record.task, record.subtask) == ("VidOR/1201/11.mp4", "temporal", "TP")
     assert record.answer_letter == "E" and record.extra["answer_index"] == 4
+    (frames,) = NextQA(str(tmp_path), videos="frames").read("val").records
+    assert frames.volume == "VidOR/1201/11"
     kinds = ["choice", "subtype", "missing_volume", "empty", "duplicate_id"]
     assert [p.kind for p in reading.problems] == kinds
     assert [p.where[-2:] for p in reading.problems] == [":3", ":4", ":5", ":6", ":7"]
