@@ -120,3 +120,23 @@ def random_batch(
         for group in questions
     ]
     return builder(**options)(volumes, prompts), volumes, prompts
+
+
+def talkative(model, seed=0):
+    """The model with a head and weights under which answers depend on what was asked.
+
+    Random tied weights repeat one token, whatever they see: such answers prove nothing.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    head = model.backbone.lm_head
+    drawn = torch.randn(head.weight.shape, generator=generator, dtype=torch.float64)
+    head.weight = torch.nn.Parameter(0.3 * drawn.to(head.weight.dtype))
+    language = model.backbone.model.language_model
+    with torch.no_grad():
+        language.embed_tokens.weight.mul_(2)
+        for layer in language.layers:
+            if layer.self_attn.v_proj.bias is not None:
+                layer.self_attn.v_proj.bias.zero_()
+            layer.self_attn.o_proj.weight.mul_(2)
+            layer.mlp.down_proj.weight.mul_(2)
+    return model.eval()

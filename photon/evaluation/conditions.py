@@ -138,7 +138,6 @@ class Evaluator:
     ) -> None:
         """Read a batch once, and write what each condition has not answered yet."""
         device = next(self.model.parameters()).device
-        end_id = self.model.tokenizer.convert_tokens_to_ids("<|im_end|>")
         evidence = Evidence(batch, self.model.builder.token)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             reading = read(self.model, batch.to(device), self._cut(group))
@@ -150,7 +149,7 @@ class Evaluator:
                 generation = answer(
                     self.model,
                     reading,
-                    end_id,
+                    self.model.end_id,
                     self.max_new_tokens,
                     "off" if pruner is None else "hard",
                     None if isinstance(pruner, GivenPruner) else condition.keep,

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from photon.errors import InputError
 from photon.model.backbone import (
     backbone_config,
-    load_backbone,
+    check_tokenizer,
     new_backbone,
     replace_patch_embedding,
 )
+from photon.model.loading import PRUNER_FILE, Checkpoint, LoadReport, find_dtype, open_checkpoint
+from photon.model.official import official_spec
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Pruner
 from photon.pruning.baselines.attention import AttentionPruner
@@ -41,6 +42,7 @@ PRUNERS = {
 }
 TOKENIZERS = Path(__file__).parent / "tokenizers"
 WEIGHTS = Path(__file__).parent / "weights"
+logger = logging.getLogger(__name__)
 
 
 def build_model(
@@ -60,33 +62,40 @@ def build_model(
     positions: str = "trained",
     checkpointing: bool = False,
     seed: int = 0,
+    family: str = "qwen2_5_vl",
+    dtype: str = "float32",
+    device: str = "cpu",
 ) -> PhotonModel:
-    """A model with random weights, or with those of a stock checkpoint or an export.
+    """A model with random weights, or with those of a stock checkpoint, an export, or the authors'.
 
     With `pretrained`, `text` is the checkpoint's own and `vision` gives its patches their depth and
-    channels; an embedding of another shape starts by `patch_init` (`replace_patch_embedding`).
-    `pretrained` may be the built-in `tiny` (see photon/model/weights). `tokenizer`: a directory, a
-    hub name, the built-in `tiny`, or None for the one beside the weights. Raises InputError for
-    what is missing or does not fit, before any long work.
+    channels; an embedding of another shape starts by `patch_init` (`replace_patch_embedding`), and
+    `pruner` takes over the stored weights of one of its own shape. One line at INFO says what was
+    loaded, what is new and what was not used. `pretrained` may be the built-in `tiny` (see
+    photon/model/weights) or a hub name (see `checkpoint_folder`). `tokenizer`: a directory, a hub
+    name, the built-in `tiny`, or None for the one beside the weights. `dtype`: float32, bfloat16,
+    or auto (the checkpoint's); the pruner stays in float32. `device`: where the weights are read
+    to; `meta` reads none and gives shapes only, in seconds at any size. Raises InputError for what
+    is missing or does not fit, before any long work.
     """
     if isinstance(preparation, Mapping):
         preparation = Preparation.from_dict(dict(preparation))
     if pretrained is not None and (WEIGHTS / pretrained).is_dir():
         pretrained = str(WEIGHTS / pretrained)
-    words = load_tokenizer(tokenizer or pretrained)
-    if pretrained is None:
-        backbone = new_backbone(backbone_config(text, vision, words), seed)
+    if device == "meta" or pretrained is None:
+        words = load_tokenizer(tokenizer) if tokenizer or device != "meta" else None
+        config = backbone_config(text, vision, words, family)
+        backbone = new_backbone(config, seed, find_dtype(dtype, None), device)
     else:
-        _check_preparation(Path(pretrained), preparation)
-        backbone = load_backbone(pretrained)
-        check_shape(pretrained, backbone.config, text, vision)
-        replace_patch_embedding(
-            backbone,
-            vision.get("temporal_patch_size", 2),
-            vision.get("in_channels", 3),
-            patch_init,
-            seed,
-        )
+        checkpoint = open_checkpoint(pretrained)
+        words = load_tokenizer(tokenizer or str(checkpoint.folder))
+        check_tokenizer(checkpoint.config, words)
+        check_shape(pretrained, checkpoint.config, text, vision, family)
+        _check_preparation(checkpoint, preparation)
+        backbone = checkpoint.load_backbone(find_dtype(dtype, checkpoint), device)
+        slices, channels = vision.get("temporal_patch_size", 2), vision.get("in_channels", 3)
+        replaced = replace_patch_embedding(backbone, slices, channels, patch_init, seed)
+        logger.info(_fill_pruner(checkpoint, pruner, replaced))
     model = PhotonModel(
         backbone,
         pruner,
@@ -104,7 +113,16 @@ def build_model(
     return model.train()
 
 
-def check_shape(path: str, config, text: Mapping, vision: Mapping) -> None:
+def _fill_pruner(checkpoint: Checkpoint, pruner: Pruner | None, replaced: bool) -> LoadReport:
+    """Give `pruner` the stored weights of one of its own shape, and say what is new."""
+    new = ["model.visual.patch_embed.proj.weight"] if replaced else []
+    filled = pruner is not None and checkpoint.load_pruner(pruner)
+    if pruner is not None and not filled:
+        new += [f"pruner.{name}" for name in pruner.state_dict()]
+    return checkpoint.report(new, filled)
+
+
+def check_shape(path: str, config, text: Mapping, vision: Mapping, family: str) -> None:
     """Raise InputError where the asked architecture is not that of the loaded weights."""
     free = {"temporal_patch_size", "in_channels", "rope_parameters", "vocab_size"}
     wrong = [
@@ -116,6 +134,8 @@ def check_shape(path: str, config, text: Mapping, vision: Mapping) -> None:
         for key, value in asked.items()
         if key not in free and hasattr(part, key) and getattr(part, key) != value
     ]
+    if family != config.model_type:
+        wrong = [f"model.family={family} (the weights have {config.model_type})"]
     if wrong:
         raise InputError(
             f"{path} is another architecture: {', '.join(wrong)}. Choose the model that the "
@@ -157,7 +177,7 @@ def save_export(
         names = {kind: name for name, kind in PRUNERS.items()}
         pruner = {"name": names[type(model.pruner)], "options": model.pruner.options}
         state = {k: v.contiguous() for k, v in model.pruner.state_dict().items()}
-        save_file(state, folder / "pruner.safetensors")
+        save_file(state, folder / PRUNER_FILE)
     spec = {
         "format": FORMAT,
         "pruner": pruner,
@@ -174,25 +194,44 @@ def save_export(
 
 
 def load_export(
-    folder: str | Path, attention: str = "sdpa", dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
 ) -> PhotonModel:
-    """Load an export, ready to answer. Raises InputError when anything is missing or damaged."""
+    """Load an export, or a checkpoint of the authors', ready to answer.
+
+    Raises InputError when anything is missing or damaged.
+    """
     folder = Path(folder)
-    spec = read_spec(folder)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder} has no photon.json and config.json: give the export/ folder that training "
+            "wrote"
+        )
+    checkpoint = open_checkpoint(folder)
+    spec = _spec_of(checkpoint)
     if spec is None:
         raise InputError(
-            f"{folder} has no photon.json: give the export/ folder that training wrote"
+            f"{folder} has no photon.json: give the export/ folder that training wrote, or build "
+            "a model from these weights (model=photon_max model.pretrained=FOLDER)"
         )
     pruner = None
     if spec["pruner"] is not None:
         pruner = PRUNERS[spec["pruner"]["name"]](**spec["pruner"]["options"])
-        _load_pruner(pruner, folder / "pruner.safetensors")
+        if not checkpoint.load_pruner(pruner):
+            raise InputError(
+                f"{folder / PRUNER_FILE} is missing or does not fit photon.json: export the model "
+                "again"
+            )
+    words = load_tokenizer(str(folder))
+    check_tokenizer(checkpoint.config, words)
     model = PhotonModel(
-        load_backbone(folder, dtype=dtype),
+        checkpoint.load_backbone(dtype, device),
         pruner,
         attention,
         spec["kv"],
-        load_tokenizer(str(folder)),
+        words,
         Preparation.from_dict(spec["preparation"]),
         spec["depth_stride"],
         spec["slab"],
@@ -200,7 +239,15 @@ def load_export(
         spec["image_std"],
         spec.get("positions", "trained"),  # exports older than the key had no other
     )
-    return model.eval()
+    logger.info(checkpoint.report(pruner=pruner is not None))
+    return model.to(device).eval()
+
+
+def _spec_of(checkpoint: Checkpoint) -> dict | None:
+    """photon.json, or what it would say of a checkpoint of the authors'; None for a stock one."""
+    spec = read_spec(checkpoint.folder)
+    official = spec is None and checkpoint.layout.title == "official"
+    return official_spec(checkpoint) if official else spec
 
 
 def read_spec(folder: Path) -> dict | None:
@@ -222,19 +269,9 @@ def read_spec(folder: Path) -> dict | None:
     return spec
 
 
-def _load_pruner(pruner: nn.Module, path: Path) -> None:
-    try:
-        state = load_file(path)
-        pruner.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(
-            f"{path} is missing or damaged ({error}): export the model again"
-        ) from error
-
-
-def _check_preparation(folder: Path, preparation: Preparation) -> None:
-    """An export's weights go with the volumes that they were trained on."""
-    spec = read_spec(folder) if folder.is_dir() else None
+def _check_preparation(checkpoint: Checkpoint, preparation: Preparation) -> None:
+    """Trained weights go with the volumes that they were trained on."""
+    spec = _spec_of(checkpoint)
     if spec is None:
         return
     trained = Preparation.from_dict(spec["preparation"])
@@ -243,6 +280,6 @@ def _check_preparation(folder: Path, preparation: Preparation) -> None:
         keys = [k for k in theirs if theirs[k] != ours[k]]
         listed = ", ".join(f"{k}={ours[k]} (trained with {theirs[k]})" for k in keys)
         raise InputError(
-            f"model.preparation differs from that of {folder}: {listed}. Use the values that the "
-            "weights were trained with"
+            f"model.preparation differs from that of {checkpoint.folder}: {listed}. "
+            "Use the values that the weights were trained with"
         )

@@ -1,22 +1,22 @@
-"""Greedy decoding of any mix of volumes and questions over their shared prefixes.
-
-A decoding step is a suffix of length one against the same caches as the prompt's pass.
-"""
+"""Answers to any mix of volumes and questions, decoded over their shared prefixes."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from photon.model.attention import AttentionPlan
 from photon.model.cache import KeyValues
 from photon.model.decoder import Trunk
-from photon.model.photon import PhotonModel, Stage
+from photon.model.decoding import Decoding, Sampling, Streamer, decode, likeliest
 from photon.pruning.base import Keep, Pruner, Selection, selection_layer
 from photon.questions.batch import VolumeBatch
+
+if TYPE_CHECKING:
+    from photon.model.photon import PhotonModel, Stage
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,10 @@ class Reading:
     cache: KeyValues
     seconds: dict[str, float]
 
+    @property
+    def device(self) -> torch.device:
+        return self.batch.suffix_ids.device
+
 
 @torch.no_grad()
 def read(model: PhotonModel, batch: VolumeBatch, cut: int | None = None) -> Reading:
@@ -81,6 +85,56 @@ def read(model: PhotonModel, batch: VolumeBatch, cut: int | None = None) -> Read
     return Reading(batch, trunk, cache, clock.seconds)
 
 
+def read_for(
+    model: PhotonModel, batch: VolumeBatch, stage: Stage = "hard", pruner: Pruner | None = None
+) -> Reading:
+    """Read a batch for one pruner (None: the model's own): the layers up to where it cuts."""
+    pruner = model.pruner if pruner is None else pruner
+    off = stage == "off" or pruner is None
+    return read(model, batch, None if off else selection_layer(model.n_layers, pruner.layer))
+
+
+@torch.no_grad()
+def begin(
+    model: PhotonModel,
+    reading: Reading,
+    stage: Stage = "hard",
+    keep: Keep = None,
+    pruner: Pruner | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Decoding, Selection | None]:
+    """Select and run the layers above l; arguments as in `generate`. A reading can begin often."""
+    return _begin(model, reading, _Clock(reading.device), stage, keep, pruner, generator)
+
+
+def _begin(
+    model: PhotonModel,
+    reading: Reading,
+    clock: _Clock,
+    stage: Stage,
+    keep: Keep,
+    pruner: Pruner | None,
+    generator: torch.Generator | None,
+) -> tuple[Decoding, Selection | None]:
+    batch, trunk, low = reading.batch, reading.trunk, reading.cache.fork()
+    last = batch.suffixes.starts + batch.suffixes.counts - 1
+    caches, selection = [low], None
+    if stage == "off" or (pruner or model.pruner) is None:
+        hidden = model.decoder.rest(trunk, low.n_layers, low).suffix[last]
+    else:
+        selection = model.select(trunk, keep, pruner, generator)
+        clock.mark("selection")
+        high = KeyValues()
+        rows, place = model.decoder.tail(trunk, selection, start=low.n_layers, cache=high)
+        hidden = rows[place[last]]
+        if model.kv == "compact":
+            low.rows = _compact(trunk, selection)
+        caches.append(high)
+    decoding = Decoding(model, caches, hidden, batch.suffix_positions[:, last] + 1)
+    clock.mark("layers above l")
+    return decoding, selection
+
+
 @torch.no_grad()
 def answer(
     model: PhotonModel,
@@ -91,52 +145,75 @@ def answer(
     keep: Keep = None,
     pruner: Pruner | None = None,
     generator: torch.Generator | None = None,
+    sampling: Sampling | None = None,
+    num_beams: int = 1,
+    streamer: Streamer | None = None,
 ) -> Generation:
     """Decode the answers to a batch that was read; arguments as in `generate`."""
-    batch, trunk, low = reading.batch, reading.trunk, reading.cache.fork()
-    clock = _Clock(batch.suffix_ids.device)
-    last = batch.suffixes.starts + batch.suffixes.counts - 1
-    selection, high = None, None
-    if stage == "off":
-        hidden = model.decoder.rest(trunk, low.n_layers, low).suffix[last]
+    _check_choice(len(reading.batch.suffixes), sampling, num_beams, streamer)
+    batch, clock = reading.batch, _Clock(reading.device)
+    decoding, selection = _begin(model, reading, clock, stage, keep, pruner, generator)
+    if num_beams > 1:
+        from photon.model.hf import beam_search
+
+        tokens = beam_search(decoding, batch, num_beams, end_id, max_new_tokens)
     else:
-        selection = model.select(trunk, keep, pruner, generator)
-        clock.mark("selection")
-        high = KeyValues()
-        rows, place = model.decoder.tail(trunk, selection, start=low.n_layers, cache=high)
-        hidden = rows[place[last]]
-        if model.kv == "compact":
-            low.rows = _compact(trunk, selection)
-    clock.mark("layers above l")
-    position = batch.suffix_positions[:, last] + 1
-    answers = _decode(model, low, high, hidden, position, end_id, max_new_tokens)
+        if streamer is not None:
+            streamer.put(batch.prompt_ids(end_id).cpu())
+        choose = likeliest if sampling is None else sampling.chooser(batch)
+        tokens = decode(decoding, choose, end_id, max_new_tokens, streamer)
     clock.mark("decoding")
-    lengths = batch.visual_lengths
-    visual = [lengths[v] for v in batch.volume_of]
-    return Generation(answers, visual, selection, {**reading.seconds, **clock.seconds})
+    visual = [batch.visual_lengths[v] for v in batch.volume_of]
+    return Generation(tokens, visual, selection, {**reading.seconds, **clock.seconds})
 
 
 def generate(
     model: PhotonModel,
     batch: VolumeBatch,
-    end_id: int,
+    end_id: int | None = None,
     max_new_tokens: int = 32,
     stage: Stage = "hard",
     keep: Keep = None,
     pruner: Pruner | None = None,
     generator: torch.Generator | None = None,
+    sampling: Sampling | None = None,
+    num_beams: int = 1,
+    streamer: Streamer | None = None,
 ) -> Generation:
-    """Decode the most likely answer of every question of a batch without answers.
+    """Decode an answer to every question of a batch without answers.
+
+    The most likely token at every step; or drawn by `sampling`; or the best of `num_beams` beams
+    (Hugging Face's beam search). streamer: is told of the tokens of a single question as they come.
+    end_id: the token that ends an answer; None: the tokenizer's.
 
     keep: a budget in place of the learned threshold (share, count or counts (Q,)). pruner: another
-    pruner than the model's own. stage `off` keeps every visual token. Exact: neither the other
-    questions of a batch nor the caches change an answer beyond rounding.
+    pruner than the model's own. stage `off` keeps every visual token. generator: of pruners that
+    draw. Exact: neither the other questions of a batch nor the caches change an answer beyond
+    rounding. Raises ValueError where beams meet sampling or a streamer, or a streamer a batch.
     """
-    pruner = model.pruner if pruner is None else pruner
-    stage = "off" if pruner is None else stage
-    cut = None if stage == "off" else selection_layer(model.n_layers, pruner.layer)
-    reading = read(model, batch, cut)
-    return answer(model, reading, end_id, max_new_tokens, stage, keep, pruner, generator)
+    _check_choice(len(batch.suffixes), sampling, num_beams, streamer)
+    reading = read_for(model, batch, stage, pruner)
+    end_id = model.end_id if end_id is None else end_id
+    choice = {"sampling": sampling, "num_beams": num_beams, "streamer": streamer}
+    return answer(model, reading, end_id, max_new_tokens, stage, keep, pruner, generator, **choice)
+
+
+def _check_choice(
+    n_questions: int, sampling: Sampling | None, num_beams: int, streamer: Streamer | None
+) -> None:
+    if num_beams < 1:
+        raise ValueError(f"num_beams={num_beams}: legal values are 1 and above")
+    if num_beams > 1 and sampling is not None:
+        raise ValueError(
+            f"num_beams={num_beams} with sampling: a beam's draws would depend on the questions "
+            "beside it; choose one (PhotonForVolumeQuestions.generate offers both)"
+        )
+    if num_beams > 1 and streamer is not None:
+        raise ValueError(
+            f"num_beams={num_beams} with a streamer: the best beam is known at the end"
+        )
+    if streamer is not None and n_questions != 1:
+        raise ValueError(f"a streamer follows one question, and the batch has {n_questions}")
 
 
 def _compact(trunk: Trunk, selection: Selection) -> list[Tensor]:
@@ -145,56 +222,3 @@ def _compact(trunk: Trunk, selection: Selection) -> list[Tensor]:
     alive[trunk.is_visual] = selection.keep
     lengths = trunk.seen.sum(alive.long()).tolist()
     return list(trunk.rows[alive].split(lengths))
-
-
-def _decode(
-    model: PhotonModel,
-    low: KeyValues,
-    high: KeyValues | None,
-    hidden: Tensor,
-    position: Tensor,
-    end_id: int,
-    max_new_tokens: int,
-) -> list[list[int]]:
-    """Greedy steps from the last prompt rows (Q, D); questions leave when they end."""
-    answers: list[list[int]] = [[] for _ in range(len(hidden))]
-    active = list(range(len(hidden)))
-    for step in range(max_new_tokens):
-        token = model.logits(hidden).argmax(-1)
-        going = (token != end_id).tolist()
-        for i, value in zip(active, token.tolist(), strict=True):
-            if value != end_id:
-                answers[i].append(value)
-        active = [i for i, more in zip(active, going, strict=True) if more]
-        if not active or step == max_new_tokens - 1:
-            break
-        alive = torch.tensor(going, device=token.device)
-        token, position = token[alive], position[:, alive]
-        hidden = model.decoder.layers.embed(token)
-        hidden = _step(model, low, hidden, position, active, 0)
-        if high is not None:
-            hidden = _step(model, high, hidden, position, active, low.n_layers)
-        position = position + 1
-    return answers
-
-
-def _step(
-    model: PhotonModel,
-    cache: KeyValues,
-    hidden: Tensor,
-    position: Tensor,
-    active: list[int],
-    start: int,
-) -> Tensor:
-    """One new row for every active question through the layers that `cache` covers."""
-    new = torch.arange(cache.total, cache.total + len(active), device=hidden.device)
-    for i, row in zip(active, new.split(1), strict=True):
-        cache.rows[i] = torch.cat([cache.rows[i], row])
-    plan = AttentionPlan(
-        [1] * len(active),
-        [cache.rows[i] for i in active],
-        backend=model.attention,
-        device=hidden.device,
-    )
-    stop = start + cache.n_layers
-    return model.decoder.layers.run(hidden, position, plan, start, stop, cache)[0]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from photon.model.attention import AttentionPlan
@@ -56,6 +57,10 @@ class DecoderLayers(nn.Module):
         self.model = language_model
         self.checkpointing = checkpointing
         config = language_model.config
+        check_supported(config)
+        # No buffer: a cast of the model to bf16 would round it, and turn far positions wrongly.
+        self.frequency = language_model.rotary_emb.inv_freq.detach().float()
+        self.rope_scale: float = language_model.rotary_emb.attention_scaling
         self.n_layers: int = config.num_hidden_layers
         self.n_heads: int = config.num_attention_heads
         self.n_kv_heads: int = config.num_key_value_heads
@@ -78,9 +83,9 @@ class DecoderLayers(nn.Module):
 
         Each frequency turns with the position on one of the three axes, see `rotary_axes`.
         """
-        frequency = self.model.rotary_emb.inv_freq.to(positions.device, torch.float32)
-        half = positions[self.axes].T.float() * frequency
-        return cos_sin(torch.cat([half, half], -1), self.model.norm.weight.dtype)
+        half = positions[self.axes].T.float() * self.frequency.to(positions.device)
+        cos, sin = cos_sin(torch.cat([half, half], -1), self.model.norm.weight.dtype)
+        return cos * self.rope_scale, sin * self.rope_scale
 
     def run(
         self,
@@ -142,6 +147,22 @@ class DecoderLayers(nn.Module):
         return q, k, v
 
 
+def check_supported(config) -> None:
+    """Raise ValueError where a configuration asks for what these loops do not do."""
+    kind = config.rope_parameters["rope_type"]
+    if kind in ("dynamic", "longrope"):
+        raise ValueError(
+            f"text.rope_parameters.rope_type={kind!r}: frequencies that follow the length are not "
+            "supported; legal values are default, linear, yarn, llama3"
+        )
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds:
+        raise ValueError(
+            f"text.layer_types={sorted(kinds)}: every layer must be full_attention; set "
+            "text.use_sliding_window=false"
+        )
+
+
 def rotary_axes(sections: Sequence[int], interleaved: bool) -> list[int]:
     """The axis (0 depth, 1 height, 2 width) whose position turns each of the H / 2 frequencies.
 
@@ -164,10 +185,13 @@ def attend_gated(
     """Attention with gate (R,) added to the logits of each key row, through any kernel.
 
     One more dimension carries it: queries hold 1 / scale there, keys the gate. exp(gate) is then
-    the weight that a row has as a key: 1 at gate 0, and minus infinity removes it.
+    the weight that a row has as a key: 1 at gate 0, and minus infinity removes it. Zeros fill up
+    the head, whose size the CUDA kernels want to be a multiple of 8.
     """
-    one = torch.full_like(q[..., :1], 1 / scale)
-    extra = gate.to(k.dtype)[:, None, None].expand(-1, k.shape[1], 1)
-    padded = torch.cat([v, torch.zeros_like(v[..., :1])], -1)
-    out = plan.attend(torch.cat([q, one], -1), torch.cat([k, extra], -1), padded, scale)
-    return out[..., :-1]
+    size = q.shape[-1]
+    fill = 7 - size % 8
+    one = F.pad(torch.full_like(q[..., :1], 1 / scale), (0, fill))
+    extra = F.pad(gate.to(k.dtype)[:, None, None].expand(-1, k.shape[1], 1), (0, fill))
+    wide = F.pad(v, (0, fill + 1))
+    out = plan.attend(torch.cat([q, one], -1), torch.cat([k, extra], -1), wide, scale)
+    return out[..., :size]

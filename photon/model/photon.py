@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from photon.model.attention import check_backend
+from photon.model.backbone import token_id
 from photon.model.cache import KeyValues
 from photon.model.decoder import PhotonDecoder, Trunk
 from photon.model.encoder import VisualFeatures, VolumeEncoder
+from photon.model.generate import generate
 from photon.model.positions import Resume, check_resume
 from photon.packing import Segments
 from photon.pruning.base import Keep, PruneContext, Pruner, Selection, selection_layer
@@ -108,6 +110,11 @@ class PhotonModel(nn.Module):
         return selection_layer(self.n_layers, self.pruner.layer)
 
     @property
+    def end_id(self) -> int:
+        """The token that ends an answer."""
+        return token_id(self.tokenizer, "<|im_end|>")
+
+    @property
     def builder(self) -> BatchBuilder:
         """Turns volumes and prompts into this model's batches."""
         vision = self.backbone.config.vision_config
@@ -173,6 +180,8 @@ class PhotonModel(nn.Module):
                 Segments(questions.counts * flip, at.device),
             )
         return Output(answers, visual.tokens, context, selection, flipped)
+
+    generate = generate
 
     def encode(self, batch: VolumeBatch) -> VisualFeatures:
         """Visual tokens (V, D) of all volumes of a batch, and what Qwen3-VL adds above."""

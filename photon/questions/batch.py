@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from photon.errors import InputError
@@ -67,6 +68,15 @@ class VolumeBatch:
             if isinstance(value, Segments)
         }
         return replace(self, **moved, **segments)
+
+    def prompt_ids(self, pad: int) -> Tensor:
+        """Ids (Q, longest) of prefix and suffix of every question, padded on the left."""
+        prefixes, suffixes = list(self.prefixes), list(self.suffixes)
+        ids = [
+            torch.cat([self.prefix_ids[prefixes[v]], self.suffix_ids[rows]])
+            for v, rows in zip(self.volume_of, suffixes, strict=True)
+        ]
+        return pad_sequence(ids, batch_first=True, padding_value=pad, padding_side="left")
 
 
 @dataclass(frozen=True)

@@ -110,9 +110,10 @@ def stock_logits(backbone, batch, names, question, positions="ours"):
     return logits[batch.targets[suffix] != IGNORE]
 
 
-def stock_tokens(backbone, batch, names, question, n):
-    """Greedy tokens of the stock `generate`, without the end token."""
+def stock_tokens(backbone, batch, names, question, n, end=END, **options):
+    """Tokens of the stock `generate`, greedy unless `options` say otherwise, without the end."""
     inputs = stock_inputs(batch, names, question)
-    out = backbone.generate(**inputs, max_new_tokens=n, do_sample=False, pad_token_id=0)
+    ends = {"eos_token_id": end, "pad_token_id": end}
+    out = backbone.generate(**inputs, max_new_tokens=n, do_sample=False, **ends, **options)
     tokens = out[0, inputs["input_ids"].shape[1] :].tolist()
-    return tokens[: tokens.index(END)] if END in tokens else tokens
+    return tokens[: tokens.index(end)] if end in tokens else tokens

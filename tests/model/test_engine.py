@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from photon.model.generate import generate
-from photon.pruning.baselines.random import RandomPruner
 from tests.helpers import FAMILIES, builder, photon_model, random_batch
 
 TIGHT = {"atol": 1e-10, "rtol": 1e-10}
@@ -76,86 +75,6 @@ def test_answers_never_influence_selection():
     assert not torch.allclose(a.answers.logits, b.answers.logits)
     for name in ("keep", "scores", "theta"):
         assert torch.equal(getattr(a.selection, name), getattr(b.selection, name))
-
-
-def recomputed(model, volumes, prompts, n_steps, stage, keep):
-    """Greedy tokens by running every sequence anew from its first row at every step."""
-    from dataclasses import replace
-
-    answers = []
-    which = 0
-    for volume, group in zip(volumes, prompts, strict=True):
-        for prompt in group:
-            tokens = []
-            for _ in range(n_steps):
-                grown = replace(
-                    prompt,
-                    suffix=[*prompt.suffix, *tokens, 9],
-                    answer_start=len(prompt.suffix) + len(tokens),
-                )
-                batch = builder()([volume], [[grown]])
-                if isinstance(keep, torch.Tensor):
-                    model.pruner.keep = keep[which : which + 1]
-                with torch.no_grad():
-                    logits = model(batch, stage).answers.logits
-                token = int(logits[-1].argmax())
-                if token == 7:
-                    break
-                tokens.append(token)
-            answers.append(tokens)
-            which += 1
-    model.pruner.keep = None
-    return answers
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("stage", ["off", "hard"])
-def test_cached_decoding_equals_full_recomputation(stage, family):
-    """Different kept counts, different answer lengths, several volumes in one batch."""
-    model = photon_model(seed=3, layer=0.25, family=family).eval()
-    batch, volumes, prompts = random_batch(n_answer=None)
-    got = generate(model, batch, end_id=7, max_new_tokens=6, stage=stage)
-    assert got.tokens == recomputed(model, volumes, prompts, 6, stage, None)
-    assert any(len(t) > 1 for t in got.tokens)
-    if stage == "hard":
-        assert len(set(got.kept_tokens)) > 1
-        assert [int(m.sum()) for m in got.keep_masks] == got.kept_tokens
-
-
-def test_a_batch_of_questions_decodes_like_one_at_a_time():
-    model = photon_model(seed=3, layer=0.5).eval()
-    batch, volumes, prompts = random_batch(n_answer=None)
-    together = generate(model, batch, end_id=7, max_new_tokens=5)
-    apart = [
-        generate(model, one, end_id=7, max_new_tokens=5).tokens[0]
-        for one in alone(volumes, prompts)
-    ]
-    assert together.tokens == apart
-
-
-def test_budgets_and_another_pruner_at_inference():
-    model = photon_model(layer=0.5).eval()
-    batch, _, _ = random_batch(n_answer=None)
-    counts = torch.tensor([1, 2, 3, 4, 5, 6])
-    assert generate(model, batch, 7, keep=counts).kept_tokens == counts.tolist()
-    random = generate(model, batch, 7, pruner=RandomPruner(layer=0.5), keep=counts)
-    assert random.kept_tokens == counts.tolist()
-    photon = generate(model, batch, 7, keep=counts)
-    assert any(
-        not torch.equal(a, b) for a, b in zip(random.keep_masks, photon.keep_masks, strict=True)
-    )
-
-
-def test_compact_cache_hides_dropped_tokens_from_later_steps():
-    """`compact` differs from `full` only after the first token, whose pass saw everything."""
-    model = photon_model(seed=3, layer=0.5).eval()
-    batch, _, _ = random_batch(n_answer=None)
-    full = generate(model, batch, 7, max_new_tokens=6, keep=1)
-    model.kv = "compact"
-    compact = generate(model, batch, 7, max_new_tokens=6, keep=1)
-    first = [t[:1] for t in full.tokens]
-    assert first == [t[:1] for t in compact.tokens]
-    model.kv = "full"
 
 
 def test_flip_answers_under_the_inverted_mask_of_the_marked_questions():

@@ -66,8 +66,58 @@ def test_each_frequency_turns_with_the_axis_that_stock_gives_it(family, sections
     language = backbone(family=family, text=text, out_hidden_size=head).model.language_model
     positions = torch.randint(300, (3, 40), generator=torch.Generator().manual_seed(0))
     stock = language.rotary_emb(torch.zeros(1, dtype=torch.float64), positions[:, None])
-    for ours, theirs in zip(DecoderLayers(language).rope(positions), stock, strict=True):
+    layers = DecoderLayers(language)
+    for ours, theirs in zip(layers.rope(positions), stock, strict=True):
         assert torch.equal(ours, theirs[0])
+    # A cast rounds the stock frequencies: at position 300 they are tenths of a radian off.
+    for ours, theirs in zip(layers.bfloat16().rope(positions), stock, strict=True):
+        assert torch.equal(ours, theirs[0].float())
+
+
+def rotary(**rope):
+    text = {"rope_parameters": {"rope_theta": 1e4, "mrope_section": [1, 2, 1], **rope}}
+    return backbone(text=text).model.language_model
+
+
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_stretched_frequencies_equal_stock(kind):
+    language = rotary(rope_type=kind, factor=4.0, original_max_position_embeddings=64)
+    positions = torch.arange(90).reshape(3, 30)
+    stock = language.rotary_emb(torch.zeros(1, dtype=torch.float64), positions[:, None])
+    for ours, theirs in zip(DecoderLayers(language).rope(positions), stock, strict=True):
+        torch.testing.assert_close(ours, theirs[0], atol=1e-7, rtol=1e-7)
+    assert (stock[0].max() > 1) == (kind == "yarn")
+
+
+def test_what_the_loops_do_not_do_is_refused():
+    with pytest.raises(ValueError, match="rope_type='dynamic': .* legal values are default"):
+        PhotonModel(backbone(text={"rope_parameters": {
+            "rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0, "mrope_section": [1, 2, 1]
+        }}))  # fmt: skip
+    sliding = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+    with pytest.raises(ValueError, match="text.use_sliding_window=false"):
+        PhotonModel(backbone(text=sliding))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("stage", ["off", "soft", "hard"])
+def test_mixed_precision_is_near_full_precision(family, stage):
+    """bf16 autocast around float32 weights, recomputed activations, as a GPU would train."""
+    model = photon_model(dtype=torch.float32, layer=0.25, family=family)
+    model = PhotonModel(model.backbone, model.pruner, checkpointing=True).train()
+    for parameter in model.backbone.parameters():
+        parameter.data /= 2  # the tests' weights are large, and attention near one-hot
+    batch = visual_batch(NAMES, dtype=torch.float32)
+    full = model(batch, stage)
+    # The same tokens stay: which do is not what this compares.
+    model.pruner.keep = None if full.selection is None else full.selection.counts
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(batch, stage)
+    together = torch.stack([full.answers.logits.flatten(), mixed.answers.logits.float().flatten()])
+    assert torch.corrcoef(together)[0, 1] > 0.95
+    mixed.answers.logits.float().square().mean().backward()
+    for name, parameter in model.backbone.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
 
 
 @pytest.mark.parametrize("family", FAMILIES)

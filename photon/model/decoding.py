@@ -1,0 +1,174 @@
+"""Sequences that grow by one token a step over the caches of their prompts' pass.
+
+Shape suffixes: Q questions, G sequences (the questions, those that still run, or their beams).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from photon.model.attention import AttentionPlan
+from photon.model.cache import KeyValues
+from photon.questions.batch import VolumeBatch
+
+if TYPE_CHECKING:
+    from photon.model.photon import PhotonModel
+
+Choose = Callable[[Tensor, list[int]], Tensor]
+
+
+class Streamer(Protocol):
+    """What is told of tokens as they come, such as `transformers.TextStreamer`."""
+
+    def put(self, value: Tensor) -> None:
+        """The prompt's ids (1, n) first, then each token (1,)."""
+
+    def end(self) -> None:
+        """No more tokens."""
+
+
+class Decoding:
+    """G sequences after their prompts' pass; a step is a suffix of length one for each.
+
+    caches: of the layers up to l and of those above, or of all layers where nothing is dropped.
+    `logits` (G, vocabulary) tell of the token that comes next. Rows are never written in place, so
+    beams share those of their prompt.
+    """
+
+    def __init__(
+        self, model: PhotonModel, caches: list[KeyValues], hidden: Tensor, positions: Tensor
+    ):
+        self.model = model
+        self.caches = caches
+        self.positions = positions  # (3, G) of the next token
+        self.logits = model.logits(hidden)
+
+    def step(self, tokens: Tensor) -> None:
+        """Append one token (G,) to each sequence."""
+        layers = self.model.decoder.layers
+        hidden, start = layers.embed(tokens), 0
+        for cache in self.caches:
+            new = torch.arange(cache.total, cache.total + len(tokens), device=tokens.device)
+            cache.extend_rows(list(new.split(1)))
+            plan = AttentionPlan(
+                [1] * len(tokens), cache.rows, backend=self.model.attention, device=tokens.device
+            )
+            stop = start + cache.n_layers
+            hidden = layers.run(hidden, self.positions, plan, start, stop, cache)[0]
+            start = stop
+        self.positions = self.positions + 1
+        self.logits = self.model.logits(hidden)
+
+    def reorder_cache(self, index: Tensor) -> None:
+        """Sequence i goes on from what was sequence index[i], to end, repeat or swap sequences.
+
+        The name is that of Hugging Face, whose beam search calls it.
+        """
+        order = index.tolist()
+        for cache in self.caches:
+            cache.rows = [cache.rows[i] for i in order]
+        self.positions, self.logits = self.positions[:, order], self.logits[order]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draw tokens at random: temperature, then the `top_k` likeliest, then the nucleus `top_p`.
+
+    The steps and their edge cases are those of Hugging Face's `generate`; top_k 0 takes all. Every
+    question has its own generator, seeded by `seed`, its id and its text: neither the questions
+    beside it nor their number change its sample. Raises ValueError for values out of range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature}: must be above 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: legal values are in (0, 1]")
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k}: legal values are 0 (all tokens) and above")
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (G, vocabulary) to the distribution that a token is drawn from, in float64."""
+        warpers = LogitsProcessorList([TemperatureLogitsWarper(float(self.temperature))])
+        if self.top_k:
+            warpers.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1:
+            warpers.append(TopPLogitsWarper(self.top_p))
+        return warpers(None, logits.float()).double().softmax(-1)
+
+    def chooser(self, batch: VolumeBatch) -> Choose:
+        """Draws for the questions of a batch: by inversion, one uniform number a token."""
+        generators = [
+            torch.Generator().manual_seed(self._seed(batch, i)) for i in range(len(batch.suffixes))
+        ]
+
+        def choose(logits: Tensor, active: list[int]) -> Tensor:
+            uniform = torch.stack(
+                [torch.rand((), generator=generators[i], dtype=torch.float64) for i in active]
+            )
+            reached = self.probabilities(logits).cumsum(-1)
+            reached = reached / reached[:, -1:]
+            return torch.searchsorted(reached, uniform.to(reached.device)[:, None], right=True)[
+                :, 0
+            ]
+
+        return choose
+
+    def _seed(self, batch: VolumeBatch, question: int) -> int:
+        name = batch.records[question].id if batch.records else ""
+        ids = batch.suffix_ids[list(batch.suffixes)[question]].tolist()
+        digest = hashlib.sha256(f"{self.seed}/{name}/{ids}".encode()).digest()
+        return int.from_bytes(digest[:7])
+
+
+def likeliest(logits: Tensor, active: list[int]) -> Tensor:
+    """The greedy choice (G,)."""
+    return logits.argmax(-1)
+
+
+def decode(
+    decoding: Decoding,
+    choose: Choose,
+    end_id: int,
+    max_new_tokens: int,
+    streamer: Streamer | None = None,
+) -> list[list[int]]:
+    """Tokens of each sequence without the end token; a sequence leaves when it ends.
+
+    choose: the next token (G,) from logits (G, vocabulary) and the numbers of the sequences.
+    """
+    answers: list[list[int]] = [[] for _ in range(len(decoding.logits))]
+    active = list(range(len(answers)))
+    for step in range(max_new_tokens):
+        tokens = choose(decoding.logits, active)
+        going = tokens != end_id
+        if streamer is not None:
+            streamer.put(tokens.cpu())
+        for i, token in zip(active, tokens.tolist(), strict=True):
+            if token != end_id:
+                answers[i].append(token)
+        active = [i for i, more in zip(active, going.tolist(), strict=True) if more]
+        if not active or step == max_new_tokens - 1:
+            break
+        decoding.reorder_cache(going.nonzero()[:, 0])
+        decoding.step(tokens[going])
+    if streamer is not None:
+        streamer.end()
+    return answers
