@@ -26,6 +26,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     plan.add_argument("--json", action="store_true", help="print the numbers as JSON")
     plan.set_defaults(run=run_plan)
+    step = parts.add_parser(
+        "step",
+        help="time, memory and tokens of a training step or of prefill, measured here",
+        description="Random weights of the true shapes: nothing is downloaded. Each model is "
+        "measured unpruned, the last one pruned too.",
+    )
+    step.add_argument(
+        "settings",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as models=photon_max,photon mode=train keep=0.39 attention=sdpa,varlen steps=10",
+    )
+    step.add_argument("--out", metavar="JSON", help="write all numbers with the environment here")
+    step.set_defaults(run=run_step)
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -37,10 +51,31 @@ def run_plan(args: argparse.Namespace) -> int:
     from photon.errors import InputError
     from photon.words import bind, split_words
 
-    settings = bind(PlanSettings, split_words(args.settings), "bench plan")
     try:
-        plan = make_plan(settings)
+        plan = make_plan(bind(PlanSettings, split_words(args.settings), "bench plan"))
     except ValueError as error:
         raise InputError(str(error)) from error
     print(json.dumps(plan.to_dict(), indent=2) if args.json else plan_text(plan))
+    return 0
+
+
+def run_step(args: argparse.Namespace) -> int:
+    """Measure and print; returns 0. Raises InputError for what is wrong or cannot run here."""
+    import json
+    import sys
+    from pathlib import Path
+
+    from photon.bench.report import step_text
+    from photon.bench.step import StepSettings, measure
+    from photon.errors import InputError
+    from photon.words import bind, split_words
+
+    settings = bind(StepSettings, split_words(args.settings), "bench step")
+    try:
+        report = measure(settings, say=lambda text: print(text, file=sys.stderr))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    print(step_text(report))
+    if args.out:
+        Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
     return 0

@@ -1,8 +1,9 @@
-"""The plan as text."""
+"""Plans and measurements as text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from photon.bench.flops import PASSES, TERA
 from photon.bench.plan import GIB, Plan
@@ -89,3 +90,60 @@ def _time(plan: Plan) -> list[str]:
             [name, *(f"{c:.3f}" for c in cells), f"{speed:.1f}", f"{1e5 / speed / 3600:.1f}"]
         )
     return table(head, rows)
+
+
+def step_text(report: Mapping[str, Any]) -> str:
+    """Measured cases beside each other, then where their forward passes spend the time."""
+    cases = report["cases"]
+    head = [
+        report["settings"]["mode"],
+        "visual tokens",
+        "kept",
+        "seconds",
+        "faster",
+        "TFLOP",
+        "fewer",
+        "TFLOP/s",
+        "peak GiB",
+        "less",
+        "logits gap",
+    ]
+    rows = [
+        [
+            case["name"],
+            f"{case['visual_tokens']:,}",
+            f"{case['kept_tokens']:,}",
+            f"{case['seconds']:.4f}",
+            _times(case["ratios"]["seconds"]),
+            f"{case['tflop']:.3g}",
+            _times(case["ratios"]["tflop"]),
+            f"{case['tflop_per_second']:.3g}",
+            "-" if case["peak_gpu_gib"] is None else f"{case['peak_gpu_gib']:.2f}",
+            _times(case["ratios"]["peak_gpu_gib"]),
+            f"{case['logits_gap']:.1e}",
+        ]
+        for case in cases
+    ]
+    parts = list(dict.fromkeys(part for case in cases for part in case["seconds_forward"]))
+    shares = [
+        [case["name"], *(_seconds(case["seconds_forward"].get(part)) for part in parts)]
+        for case in cases
+    ]
+    return "\n".join(
+        [
+            f"# {report['device']}, {report['precision']}, {report['settings']['questions']} "
+            "question(s) of one volume",
+            "",
+            *table(head, rows),
+            "",
+            *table(["seconds of the forward pass", *parts], shares),
+        ]
+    )
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f} x"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

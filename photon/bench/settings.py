@@ -67,6 +67,7 @@ def stock_config(model: Mapping[str, Any], layers: int | None = None):
 
     text, vision = dict(model["text"]), dict(model["vision"])
     text.setdefault("vocab_size", 1024)  # of the tiny models: as many as their tokenizer has
+    text |= {"bos_token_id": None, "eos_token_id": None}  # nothing is decoded
     if layers is not None:
         text["num_hidden_layers"] = vision["depth"] = layers
     return AutoConfig.for_model(
@@ -74,6 +75,7 @@ def stock_config(model: Mapping[str, Any], layers: int | None = None):
         text_config=text,
         vision_config=vision,
         tie_word_embeddings=bool(text.get("tie_word_embeddings", True)),
+        video_token_id=text["vocab_size"] - 1,
     )
 
 
