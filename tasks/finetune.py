@@ -89,7 +89,7 @@ class Finetune(PhotonTask):
             self.flip_loss.probability if flipping else 0.0,
             self.routing,
         )
-        batch = perturb_volumes(batch, routing.robust)
+        batch = perturb_volumes(batch, routing.robust, self.model.builder.channels)
         weight = routing.answer / (n * self.trainer.accumulate_grad_batches)
         output = self.model(batch, self.stage, weight, routing.flip if flipping else None)
         terms = self.terms(output, routing)
@@ -156,7 +156,7 @@ class Finetune(PhotonTask):
             self.log("surrogate/eta_std", monitor["eta_std"])
 
 
-def perturb_volumes(batch: VolumeBatch, robust: Tensor) -> VolumeBatch:
+def perturb_volumes(batch: VolumeBatch, robust: Tensor, channels: int) -> VolumeBatch:
     """The batch with the volumes of the marked questions (Q,) perturbed (Eq. 19)."""
     volumes = {v for v, use in zip(batch.volume_of, robust.tolist(), strict=True) if use}
     if not volumes:
@@ -165,7 +165,7 @@ def perturb_volumes(batch: VolumeBatch, robust: Tensor) -> VolumeBatch:
     counts = [sum(d * h * w for d, h, w in group) for group in batch.grids]
     rows = list(batch.patches.split(counts))
     for v in sorted(volumes):
-        rows[v] = perturb(rows[v], sample_perturbation(generator), generator)
+        rows[v] = perturb(rows[v], sample_perturbation(generator), generator, channels)
     return replace(batch, patches=torch.cat(rows))
 
 

@@ -251,6 +251,24 @@ def test_every_volume_perturbed(data, tmp_path) -> None:
     assert (log["loss/robust"] >= -vocabulary.log().item()).all()
 
 
+def test_windows_train_with_perturbed_and_supervised_volumes(data, tmp_path) -> None:
+    """Three windows through store, label statistics, perturbation and a step of every stage."""
+    config = configure(
+        data,
+        "variant=three_windows",
+        "trainer.max_steps=4",
+        "callbacks.pruning={soft:0.25,hard:0.5,flip:0.5}",
+        *("task.finetune.robust.probability=0.5", "task.finetune.pointing=0.3"),
+    )
+    before = weights(build(config)[0])
+    model, log = train(config, tmp_path)
+    name = "backbone.model.visual.patch_embed.proj.weight"
+    assert before[name].shape[1] == 3
+    moved = (model.state_dict()[name] - before[name]).abs().amax((0, 2, 3, 4))
+    assert (moved > 0).all()  # every window
+    assert log["loss"].notna().all() and (log["loss/pointing"] > 0).any()
+
+
 RANKS = """
 import hashlib, json, os
 from pathlib import Path

@@ -15,6 +15,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("folder", help="folder of a sweep, as outputs/phantom_study/direction")
     parser.add_argument("--reference", help="variant to compare with (default: the sweep's first)")
+    parser.add_argument(
+        "--by", metavar="KEY", help="accuracy by subtask, kind, organ or stratum as well"
+    )
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap (%(default)s)")
     parser.set_defaults(run=run_study)
     parser = subparsers.add_parser(
@@ -42,7 +45,7 @@ def run_study(args: argparse.Namespace) -> int:
 
     if args.resamples < 1:
         raise InputError(f"--resamples {args.resamples}: give at least 1")
-    path = write_study(read_study(args.folder, args.reference), args.resamples)
+    path = write_study(read_study(args.folder, args.reference), args.resamples, args.by)
     print(path.read_text())
     print(f"{path} (study.json, figures/ beside it)")
     return 0

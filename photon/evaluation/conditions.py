@@ -222,6 +222,7 @@ class Evaluator:
                     coverage=None if share is None else evidence_recall(share, keep),
                     theta=None if theta is None else round(float(theta[i]), 6),
                     stratum=record.extra.get("stratum"),
+                    kind=record.extra.get("kind"),
                     organ_tokens=None if share is None else int(np.count_nonzero(share)),
                     kept_mask=None if selection is None else np.packbits(keep).tobytes().hex(),
                 )

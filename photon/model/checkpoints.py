@@ -80,6 +80,7 @@ def build_model(
     """
     if isinstance(preparation, Mapping):
         preparation = Preparation.from_dict(dict(preparation))
+    _check_channels(preparation, vision.get("in_channels", 3), image_mean, image_std)
     if pretrained is not None and (WEIGHTS / pretrained).is_dir():
         pretrained = str(WEIGHTS / pretrained)
     if device == "meta" or pretrained is None:
@@ -120,6 +121,26 @@ def _fill_pruner(checkpoint: Checkpoint, pruner: Pruner | None, replaced: bool) 
     if pruner is not None and not filled:
         new += [f"pruner.{name}" for name in pruner.state_dict()]
     return checkpoint.report(new, filled)
+
+
+def _check_channels(
+    preparation: Preparation,
+    in_channels: int,
+    image_mean: float | Sequence[float],
+    image_std: float | Sequence[float],
+) -> None:
+    """A window and a mean and deviation for each channel, or one for all of them."""
+    if preparation.channels not in (None, 1, in_channels):
+        raise InputError(
+            f"model.preparation.windows has {preparation.channels} ranges, the patch embedding "
+            f"model.vision.in_channels={in_channels}: set in_channels to the number of windows"
+        )
+    for key, value in (("image_mean", image_mean), ("image_std", image_std)):
+        if isinstance(value, Sequence) and len(value) not in (1, in_channels):
+            raise InputError(
+                f"model.{key} has {len(value)} numbers for model.vision.in_channels={in_channels}: "
+                "give one, or one a channel"
+            )
 
 
 def check_shape(path: str, config, text: Mapping, vision: Mapping, family: str) -> None:

@@ -64,7 +64,10 @@ def item_statistics(item: Item, token: tuple[int, int, int]) -> TokenStatistics:
     """Token statistics of all volumes of an item, of N_LABELS labels or of all its maps hold."""
     n_labels = max(N_LABELS, *(int(labels.max()) + 1 for labels in item.labels))
     pairs = zip(item.labels, item.volumes, strict=True)
-    parts = [token_statistics(labels, v.numpy(), n_labels, token) for labels, v in pairs]
+    parts = [
+        token_statistics(labels, v.reshape(-1, *labels.shape).mean(0).numpy(), n_labels, token)
+        for labels, v in pairs  # of several windows, the mean of their intensities
+    ]
     return TokenStatistics(
         *(torch.cat([getattr(p, name) for p in parts]) for name in ("share", "mean", "extent"))
     )

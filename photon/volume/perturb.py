@@ -2,7 +2,7 @@
 
 The paper names them only ("masking, shuffling, etc."); kinds and probabilities are those of the
 authors' released code. They act on patch rows, the flattened patches that the encoder embeds.
-Legend: R patches, C voxels of one patch (times input channels).
+Legend: R patches, C input channels times voxels of one patch.
 """
 
 import torch
@@ -26,32 +26,34 @@ def _permutation(n: int, generator: Generator, device: torch.device) -> Tensor:
     return torch.randperm(n, generator=generator, device=generator.device).to(device)
 
 
-def perturb(rows: Tensor, kind: str, generator: Generator) -> Tensor:
+def perturb(rows: Tensor, kind: str, generator: Generator, channels: int = 1) -> Tensor:
     """Perturbed copy of the patch rows of one volume (Eq. 19). Shape [R, C], dtype and device kept.
 
     Args:
         rows: [R, C] in [0, 1]. Give one volume at a time, or patches travel between patients.
         kind: "shuffle_patches" permutes rows; "shuffle_patches_and_voxels" also permutes the
             voxels inside, all patches alike; "keep_patches" zeroes all but 20 % of the rows;
-            "keep_voxels" zeroes all but 10 % of the columns; "noise" is uniform in [0, 1);
+            "keep_voxels" zeroes all but 10 % of the voxels; "noise" is uniform in [0, 1);
             "zeros" is zero.
         generator: the only source of randomness.
+        channels: of each voxel; they move and stay together.
 
     Raises:
         InputError: unknown kind.
     """
-    count, width = rows.shape
+    count, width = len(rows), rows.shape[1] // channels
+    voxels = rows.unflatten(1, (channels, width))
     if kind == "shuffle_patches":
         return rows[_permutation(count, generator, rows.device)]
     if kind == "shuffle_patches_and_voxels":
-        shuffled = rows[_permutation(count, generator, rows.device)]
-        return shuffled[:, _permutation(width, generator, rows.device)]
+        shuffled = voxels[_permutation(count, generator, rows.device)]
+        return shuffled[..., _permutation(width, generator, rows.device)].flatten(1)
     if kind == "keep_patches":
         kept = _permutation(count, generator, rows.device)[: max(1, round(_KEPT_PATCHES * count))]
         return torch.zeros_like(rows).index_copy(0, kept, rows[kept])
     if kind == "keep_voxels":
         kept = _permutation(width, generator, rows.device)[: max(1, round(_KEPT_VOXELS * width))]
-        return torch.zeros_like(rows).index_copy(1, kept, rows[:, kept])
+        return torch.zeros_like(voxels).index_copy(2, kept, voxels[..., kept]).flatten(1)
     if kind == "noise":
         noise = torch.rand(rows.shape, generator=generator, device=generator.device)
         return noise.to(rows.device, rows.dtype)

@@ -11,7 +11,7 @@ from photon.images.preparation import ImagePreparation
 
 # Raise when the same settings give other voxels than before: old store entries are then left alone.
 VERSION = 1
-_LOAD_TIME = ("intensity", "flip_x")  # applied when a stored volume is loaded
+_LOAD_TIME = ("intensity", "windows", "flip_x")  # applied when a stored volume is loaded
 # Kept in a folder of their own, and of a size to choose at use: the backbone is trained on any.
 _APART = ("images",)
 _AXES = ("RL", "AP", "IS")
@@ -30,6 +30,9 @@ class Preparation:
         hu: range to which HU are clipped.
         intensity: "window" maps `hu` to [0, 1]; "minmax" maps the volume's own range (as released
             by the paper's authors).
+        windows: ranges (low, high) within `hu`, an input channel for each: HU are clipped to it,
+            then scaled to [0, 1]. None is one channel, as `intensity` says. Not in the paper: a
+            wide range leaves little contrast between soft tissues, a narrow one no bone or lung.
         flip_x: mirror the W axis on loading (as released by the paper's authors).
         antialias: average while shrinking, in one step from the scan to `size`; False skips
             voxels, in two steps over `spacing` (as released by the paper's authors).
@@ -45,6 +48,7 @@ class Preparation:
     size: tuple[int, int, int] = (140, 280, 280)
     hu: tuple[int, int] = (-1000, 1000)
     intensity: str = "window"
+    windows: tuple[tuple[int, int], ...] | None = None
     flip_x: bool = False
     antialias: bool = True
     nan: str = "reject"
@@ -70,13 +74,40 @@ class Preparation:
                     "(a patch of 14 voxels; in H and W two patches merge into one token). "
                     f"Take {max(unit, round(value / unit) * unit)}."
                 )
-        low, high = _pair(self.hu)
-        object.__setattr__(self, "hu", (low, high))
+        object.__setattr__(self, "hu", _pair("hu", self.hu))
         for key, legal in (("intensity", ("window", "minmax")), ("nan", ("reject", "air"))):
             if getattr(self, key) not in legal:
                 raise InputError(
                     f"preparation.{key}: {getattr(self, key)!r} is not one of {', '.join(legal)}."
                 )
+        if self.windows is not None:
+            object.__setattr__(self, "windows", self._checked_windows())
+
+    def _checked_windows(self) -> tuple[tuple[int, int], ...]:
+        low, high = self.hu
+        if not isinstance(self.windows, list | tuple) or not self.windows:
+            raise InputError(
+                f"preparation.windows: {self.windows!r} is not a list of ranges. Write for "
+                "instance [[-1000, 1000], [-160, 240]], or null."
+            )
+        windows = tuple(_pair("windows", window) for window in self.windows)
+        for window in windows:
+            if window[0] < low or window[1] > high:
+                raise InputError(
+                    f"preparation.windows: {list(window)} reaches beyond preparation.hu "
+                    f"[{low}, {high}], to which stored volumes are clipped. Widen hu or narrow it."
+                )
+        if self.intensity != "window":
+            raise InputError(
+                f"preparation.windows and intensity={self.intensity} both say how HU are scaled. "
+                "Set intensity to window, or windows to null."
+            )
+        return windows
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of a loaded volume [C, D, H, W]; None where it is [D, H, W], of one channel."""
+        return None if self.windows is None else len(self.windows)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "Preparation":
@@ -107,15 +138,14 @@ class Preparation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the code version."""
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return {**plain, "version": VERSION}
+        return {**json.loads(json.dumps(asdict(self))), "version": VERSION}
 
     def fingerprint(self) -> str:
         """SHA-256 of everything that changes a volume for the model; a checkpoint carries it."""
         return _digest({k: v for k, v in self.to_dict().items() if k not in _APART})
 
     def store_fingerprint(self) -> str:
-        """SHA-256 of what changes the stored voxels: `intensity` and `flip_x` come later."""
+        """SHA-256 of what changes the stored voxels: those of _LOAD_TIME come later."""
         others = (*_LOAD_TIME, *_APART)
         return _digest({k: v for k, v in self.to_dict().items() if k not in others})
 
@@ -146,14 +176,14 @@ def _triple(key: str, value: Any, kind: type) -> tuple:
     return triple
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(key: str, value: Any) -> tuple[int, int]:
     try:
         low, high = (int(v) for v in value)
     except (TypeError, ValueError):
         low, high = 0, 0
     if not -32768 <= low < high <= 32767:
         raise InputError(
-            f"preparation.hu: {value!r} is not a rising pair within the 16-bit range. "
+            f"preparation.{key}: {value!r} is not a rising pair within the 16-bit range. "
             "Write for instance [-1000, 1000]."
         )
     return low, high

@@ -17,6 +17,7 @@ its CRC on the first read in a process; a damaged one is deleted and made again.
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,11 +116,16 @@ class VolumeStore(ContentStore):
         return self._volume(source).array
 
     def load(self, source: Source) -> np.ndarray:
-        """Prepared scan as float32 [D, H, W] in [0, 1], mirrored if the preparation says so."""
+        """Prepared scan as float32 [D, H, W] in [0, 1], mirrored if the preparation says so.
+
+        With `windows` [C, D, H, W], a channel for each.
+        """
         preparation = self.preparation
         entry = self._volume(source)
-        low, high = preparation.hu if preparation.intensity == "window" else entry.sidecar["range"]
-        return scaled(entry.array, low, high, preparation.flip_x)
+        if preparation.windows is not None:
+            return scaled(entry.array, preparation.windows, preparation.flip_x)
+        whole = preparation.hu if preparation.intensity == "window" else entry.sidecar["range"]
+        return scaled(entry.array, [whole], preparation.flip_x)[0]
 
     def load_labels(self, labels: Source, like: Source) -> np.ndarray:
         """Label map on the prepared grid of the scan `like`, [D, H, W], not mirrored.
@@ -200,23 +206,23 @@ class VolumeStore(ContentStore):
         }
 
 
-def scaled(hu: np.ndarray, low: int, high: int, flip_x: bool = False) -> np.ndarray:
-    """HU within low..high, [D, H, W], to float32 in [0, 1]; zeros where low == high."""
-    out = np.empty(hu.shape, dtype=np.float32)
-    if high <= low:
-        out.fill(0)
-        return out
-    factor = np.float32(1 / (high - low))
-    while factor * np.float32(high - low) > 1:
-        factor = np.nextafter(factor, np.float32(0))
+def scaled(hu: np.ndarray, ranges: Sequence[tuple[int, int]], flip_x: bool = False) -> np.ndarray:
+    """HU [D, H, W], clipped to each of C ranges (low, high), to float32 [C, D, H, W] in [0, 1].
+
+    A channel is zero where low == high.
+    """
+    out = np.empty((len(ranges), *hu.shape), dtype=np.float32)
     plane = np.empty(hu.shape[1:], dtype=np.float32)
-    for stored, result in zip(hu, out, strict=True):  # slice by slice: it stays in the cache
-        target = plane if flip_x else result
-        np.copyto(target, stored)
-        target -= np.float32(low)
-        target *= factor
-        if flip_x:
-            result[...] = plane[:, ::-1]
+    for (low, high), channel in zip(ranges, out, strict=True):
+        if high <= low:
+            channel.fill(0)
+            continue
+        factor = np.float32(1 / (high - low))
+        for stored, result in zip(hu, channel, strict=True):  # slice by slice: it stays in cache
+            np.copyto(plane, stored)
+            plane -= np.float32(low)
+            plane *= factor
+            np.clip(plane, 0, 1, out=result[:, ::-1] if flip_x else result)
     return out
 
 

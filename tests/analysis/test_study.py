@@ -92,6 +92,25 @@ def test_a_known_difference_is_found_with_its_interval(folder):
     assert "difference" not in table["full"]["photon"]
 
 
+def test_accuracy_within_the_questions_of_a_key(folder):
+    """Of the questions on size (1, 3, 5, ...) `full`, wrong at 0, 2, 4, ..., misses none."""
+    study = read_study(folder)
+    parts = {section.title: section.data for section in sections(study, 20, by="subtask")}
+    table = parts["Accuracy by subtask"]
+    found = {
+        name: {variant: entry["interval"]["mean"] for variant, entry in group.items()}
+        for name, group in table.items()
+    }
+    assert found == {
+        "existence": {"full": 0.0, "better": 0.5},
+        "size": {"full": 1.0, "better": 1.0},
+    }
+    assert table["existence"]["better"]["difference"]["mean"] == pytest.approx(0.5)
+    assert table["existence"]["better"]["difference"]["n"] == PATIENTS * QUESTIONS / 2
+    with pytest.raises(InputError, match="--by colour"):
+        sections(study, 20, by="colour")
+
+
 def test_seeds_are_averaged_and_not_counted_as_questions(tmp_path):
     write_run(tmp_path, [], 0, 2)
     write_run(tmp_path, [], 1, 4)

@@ -9,6 +9,7 @@ import torch
 from photon.model.checkpoints import PRUNERS
 from photon.pruning.baselines.attention import AttentionPruner, last_row_attention
 from photon.pruning.baselines.oracle import oracle_mask
+from photon.pruning.baselines.random import RandomPruner
 from photon.pruning.baselines.uniform import UniformPruner, strided
 from tests.helpers import photon_model, random_batch
 
@@ -35,6 +36,21 @@ def test_uniform_takes_equal_steps():
             steps = {b - a for a, b in zip(places, places[1:], strict=False)}
             assert not steps or max(steps) - min(steps) <= 1
     assert strided(0, 5).tolist() == []
+
+
+def test_random_draws_restart_with_the_seed_of_a_step(reading):
+    """`StepSeed` seeds torch before each batch; a resumed run must then draw the same tokens."""
+    _, _, trunk = reading
+    context, pruner = trunk.context(False), RandomPruner(LAYER, keep=5)
+
+    def draw(pruner, seed):
+        torch.manual_seed(seed)
+        return pruner.select(context).keep
+
+    whole = [draw(pruner, seed) for seed in (1, 2)]
+    assert torch.equal(whole[1], draw(RandomPruner(LAYER, keep=5), 2))
+    assert not torch.equal(*whole)
+    assert pruner.select(context).counts.tolist() == [5] * 6
 
 
 def test_uniform_is_the_same_for_every_question_of_a_volume(reading):

@@ -49,6 +49,18 @@ def test_kept_patches_and_voxels() -> None:
     assert (perturb(ROWS[:1], "keep_patches", seeded()) != 0).all()  # at least one patch stays
 
 
+@pytest.mark.parametrize("kind", ["shuffle_patches_and_voxels", "keep_voxels"])
+def test_the_channels_of_a_voxel_stay_together(kind) -> None:
+    """Three channels, each 1,000 above the one before, are still that after it."""
+    plain = ROWS / ROWS.max() + 1  # nowhere zero
+    rows = torch.cat([plain, plain + 1000, plain + 2000], 1)
+    out = perturb(rows, kind, seeded(), channels=3).unflatten(1, (3, -1))
+    assert torch.equal(out[:, 0], perturb(plain, kind, seeded()))
+    kept = out[:, 0] != 0
+    for c in (1, 2):
+        torch.testing.assert_close(out[:, c], torch.where(kept, out[:, 0] + 1000 * c, 0.0))
+
+
 def test_noise_and_zeros() -> None:
     noise = perturb(torch.zeros(200, 200), "noise", seeded())
     assert 0 <= noise.min() and noise.max() < 1 and abs(noise.mean() - 0.5) < 0.01

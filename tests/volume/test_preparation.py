@@ -1,5 +1,6 @@
 """Settings: presets, checks with a way out, and fingerprints that follow the voxels."""
 
+import json
 from dataclasses import fields, replace
 
 import pytest
@@ -35,6 +36,10 @@ def test_presets() -> None:
         ("hu", (1000, -1000), "rising pair"),
         ("hu", (-40000, 0), "16-bit"),
         ("intensity", "zscore", "'zscore' is not one of window, minmax"),
+        ("windows", [], "not a list of ranges"),
+        ("windows", [-160, 240], "preparation.windows: -160 is not a rising pair"),
+        ("windows", [[-1000, 1000], [240, -160]], "preparation.windows.*rising pair"),
+        ("windows", [[-160, 240], [-450, 1050]], r"\[-450, 1050\] reaches beyond preparation.hu"),
         ("nan", "zero", "'zero' is not one of reject, air"),
     ],
 )
@@ -52,6 +57,7 @@ def test_fingerprints() -> None:
         "size": (112, 112, 112),
         "hu": (-200, 300),
         "intensity": "minmax",
+        "windows": [[-1000, 1000]],
         "flip_x": True,
         "antialias": False,
         "nan": "air",
@@ -61,7 +67,7 @@ def test_fingerprints() -> None:
     for key, value in changed.items():
         other = replace(base, **{key: value})
         assert other.fingerprint() != base.fingerprint(), key
-        on_loading = key in ("intensity", "flip_x")
+        on_loading = key in ("intensity", "windows", "flip_x")
         assert (other.store_fingerprint() == base.store_fingerprint()) is on_loading, key
     assert replace(base, size=[140, 280, 280]).fingerprint() == base.fingerprint()
     images = replace(base, images={"fps": 1.0})  # has its own, and can be chosen at use
@@ -69,9 +75,20 @@ def test_fingerprints() -> None:
     assert images.store_fingerprint() == base.store_fingerprint()
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
-def test_dict_round_trip(name) -> None:
-    preparation = Preparation.preset(name)
+def test_windows_need_the_plain_intensity() -> None:
+    with pytest.raises(InputError, match="intensity=minmax both say"):
+        Preparation.preset("official", windows=[[-160, 240]])
+
+
+WINDOWED = {"windows": [[-1000, 1000], [-160, 240]]}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [*((name, {}) for name in PRESETS), ("tiny", WINDOWED)]
+)
+def test_dict_round_trip(name, changes) -> None:
+    preparation = Preparation.preset(name, **changes)
+    assert json.loads(json.dumps(preparation.to_dict())) == preparation.to_dict()
     assert Preparation.from_dict(preparation.to_dict()) == preparation
     with pytest.raises(InputError, match="'colour'.*orientation"):
         Preparation.from_dict({"colour": 1})

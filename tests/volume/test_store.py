@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -68,8 +69,6 @@ def test_load_gives_the_prepared_volume(tmp_path, scan) -> None:
 
 
 def test_minmax_and_flip_are_applied_on_loading_from_the_same_entry(tmp_path, scan) -> None:
-    from dataclasses import replace
-
     plain = VolumeStore(tmp_path / "store", SMALL)
     official = VolumeStore(tmp_path / "store", replace(SMALL, intensity="minmax", flip_x=True))
     assert official.prepare(scan) == plain.prepare(scan)
@@ -81,9 +80,25 @@ def test_minmax_and_flip_are_applied_on_loading_from_the_same_entry(tmp_path, sc
 def test_scaled_stays_within_zero_and_one_and_survives_a_constant_volume() -> None:
     hu = np.arange(-1000, 1001, dtype=np.int16).reshape(1, 1, -1)
     for high in range(-998, 1001, 7):
-        out = scaled(np.minimum(hu, high), -1000, high)
+        out = scaled(hu, [(-1000, high)])
         assert out.min() == 0 and 1 - 1e-6 < out.max() <= 1
-    assert not scaled(np.full((2, 3, 4), 7, np.int16), 7, 7).any()
+    assert not scaled(np.full((2, 3, 4), 7, np.int16), [(7, 7)]).any()
+
+
+@pytest.mark.parametrize("flip_x", [False, True])
+def test_windows_are_channels_of_the_same_entry(tmp_path, scan, flip_x) -> None:
+    plain = VolumeStore(tmp_path / "store", SMALL)
+    windows = [[-1000, 1000], [-160, 240], [100, 700]]
+    several = VolumeStore(tmp_path / "store", replace(SMALL, windows=windows, flip_x=flip_x))
+    assert several.prepare(scan) == plain.prepare(scan)
+    hu = plain.load_hu(scan).astype(np.float64)
+    loaded = several.load(scan)
+    assert loaded.shape == (3, *SMALL.size) and loaded.dtype == np.float32
+    for (low, high), channel in zip(windows, loaded, strict=True):
+        expected = np.clip((hu - low) / (high - low), 0, 1)
+        np.testing.assert_allclose(channel, expected[..., ::-1] if flip_x else expected, atol=1e-6)
+    if not flip_x:
+        assert np.array_equal(loaded[0], plain.load(scan))  # bit for bit
 
 
 def test_key_follows_bytes_and_preparation_not_the_name(tmp_path, scan) -> None:

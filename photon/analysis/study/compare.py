@@ -7,12 +7,13 @@ question's value is its mean over seeds, so that seeds are averaged and not coun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from photon.analysis.study.runs import Run, Study
+from photon.errors import InputError
 from photon.evaluation.bootstrap import bootstrap_mean, paired_difference
 from photon.evaluation.condition import PRUNERS, parse_condition
 from photon.evaluation.report import coverage_summary, retention_summary
@@ -106,6 +107,41 @@ def compare_variants(study: Study, resamples: int) -> Section:
         header += ["evidence kept %", "x random", "theta"]
         lines += [f"### {TITLES.get(condition, condition)}", "", *aligned(header, body), ""]
     return Section("Variants", lines, data)
+
+
+def compare_within(study: Study, key: str, resamples: int) -> Section:
+    """Accuracy of every variant on the questions of each value of a key, learned threshold.
+
+    key: of the prediction rows, such as `subtask`, `kind` or `organ`. Raises InputError where no
+    row has it.
+    """
+    groups: dict[str, set[str]] = {}
+    for row in (row for run in study.runs for row in run.conditions["photon"]):
+        if row.get(key) is not None:
+            groups.setdefault(str(row[key]), set()).add(str(row["id"]))
+    if not groups:
+        raise InputError(f"--by {key}: no answer in {study.folder} has it. Try --by subtask.")
+    body, data = [], {}
+    for name, questions in sorted(groups.items()):
+        part = replace(study, only=frozenset(questions))
+        for variant in study.variants:
+            entry = accuracy(part, variant, "photon", resamples)
+            if variant != study.reference:
+                pair = (variant, "photon"), (study.reference, "photon")
+                entry["difference"] = difference(part, *pair, resamples)
+            data.setdefault(name, {})[variant] = entry
+            body.append(
+                [
+                    name,
+                    variant,
+                    str(len(part.values(variant, "photon"))),
+                    interval_text(entry["interval"]),
+                    spread(entry["seeds"]),
+                    interval_text(entry.get("difference"), signed=True),
+                ]
+            )
+    header = [key, "variant", "n", "accuracy (95 %)", "SD", "minus reference (95 %)"]
+    return Section(f"Accuracy by {key}", [*aligned(header, body), ""], data)
 
 
 def _variant_row(variant: str, entry: dict[str, Any]) -> list[str]:

@@ -11,18 +11,25 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from photon.analysis.figures import DPI, INK, LINES, PRUNER_COLORS, curve_figure, tidy
-from photon.analysis.study.compare import Section, compare_variants, curve, language_bias
+from photon.analysis.study.compare import (
+    Section,
+    compare_variants,
+    compare_within,
+    curve,
+    language_bias,
+)
 from photon.analysis.study.dynamics import dynamics, dynamics_figure
 from photon.analysis.study.organs import organ_sections
 from photon.analysis.study.runs import Study
 
 
-def sections(study: Study, resamples: int = 1000) -> list[Section]:
+def sections(study: Study, resamples: int = 1000, by: str | None = None) -> list[Section]:
     """Every section that the runs have data for; those on one variant take the reference, and
-    every variant where there are several curves."""
+    every variant where there are several curves. by: see `compare_within`."""
     curves = [curve(study, variant, resamples) for variant in study.variants]
     found = [
         compare_variants(study, resamples),
+        None if by is None else compare_within(study, by, resamples),
         *curves,
         language_bias(study, resamples),
         *organ_sections(study, study.reference),
@@ -31,9 +38,9 @@ def sections(study: Study, resamples: int = 1000) -> list[Section]:
     return [section for section in found if section is not None]
 
 
-def write_study(study: Study, resamples: int = 1000) -> Path:
+def write_study(study: Study, resamples: int = 1000, by: str | None = None) -> Path:
     """Write FOLDER/study.md, study.json and figures/*.png; returns the path of study.md."""
-    parts = sections(study, resamples)
+    parts = sections(study, resamples, by)
     data = {"provenance": provenance(study), **{part.title: part.data for part in parts}}
     text = "\n".join([*header(study, resamples), *_body(parts)]).rstrip() + "\n"
     _write(study.folder / "study.json", json.dumps(data, indent=2, allow_nan=False) + "\n")

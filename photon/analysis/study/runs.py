@@ -57,13 +57,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """Runs by variant; `left_out` says which directories below the folder do not count, and why."""
+    """Runs by variant; `left_out` says which directories below the folder do not count, and why.
+
+    only: the questions to count, or None for all.
+    """
 
     folder: Path
     runs: list[Run]
     reference: str
     left_out: dict[str, str] = field(default_factory=dict)
     command: str = ""
+    only: frozenset[str] | None = None
 
     @property
     def variants(self) -> list[str]:
@@ -82,14 +86,18 @@ class Study:
 
     def values(self, variant: str, condition: str) -> dict[str, float]:
         """{question: mean over seeds} of the questions that every seed answered."""
-        each = [run.values[condition] for run in self.of(variant)]
+        each = [self._counted(run, condition) for run in self.of(variant)]
         shared = [q for q in each[0] if all(q in other for other in each[1:])]
         return {q: float(np.mean([values[q] for values in each])) for q in shared}
 
     def per_seed(self, variant: str, condition: str) -> list[float]:
         """Mean over questions of each seed."""
-        means = [list(run.values[condition].values()) for run in self.of(variant)]
+        means = [list(self._counted(run, condition).values()) for run in self.of(variant)]
         return [float(np.mean(m)) for m in means if m]
+
+    def _counted(self, run: Run, condition: str) -> dict[str, float]:
+        values = run.values[condition]
+        return {q: v for q, v in values.items() if self.only is None or q in self.only}
 
     @cached_property
     def patient_of(self) -> dict[str, str]:

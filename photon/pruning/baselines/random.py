@@ -12,20 +12,21 @@ from photon.pruning.retention import budget_counts, rank
 class RandomPruner(nn.Module):
     """Keeps visual tokens drawn uniformly without replacement.
 
+    Draws come from the call's generator or from torch's own, never from one of this object: its
+    state would be lost when training resumes.
+
     Args:
         layer: share of decoder layers that run at full length.
         keep: share or count of tokens to keep where the call asks for none.
-        seed: seed of the draw where the call brings no generator.
     """
 
     score_rope = False
 
-    def __init__(self, layer: float = 0.25, keep: float | int = 0.3, seed: int = 0):
+    def __init__(self, layer: float = 0.25, keep: float | int = 0.3):
         super().__init__()
-        self.options = {"layer": layer, "keep": keep, "seed": seed}
+        self.options = {"layer": layer, "keep": keep}
         self.layer = layer
         self.keep = keep
-        self.generator = torch.Generator().manual_seed(seed)
 
     def select(
         self,
@@ -35,6 +36,5 @@ class RandomPruner(nn.Module):
     ) -> Selection:
         pairs = context.pairs
         counts = budget_counts(self.keep if keep is None else keep, pairs)
-        generator = self.generator if generator is None else generator
         scores = torch.rand(pairs.total, generator=generator).to(pairs.device)
         return Selection(rank(scores, pairs) < pairs.expand(counts), pairs, scores=scores)
