@@ -44,8 +44,8 @@ def test_each_window_meets_its_own_part_of_the_kernel(tmp_path):
     save_export(model, tmp_path)
     loaded = load_export(tmp_path)
     assert loaded.preparation == model.preparation and loaded.preparation.channels == 3
-    again = loaded.encode(batch(loaded, volume))
-    assert torch.equal(again, model.encode(batch(model, volume)))
+    again = loaded.encode(batch(loaded, volume)).tokens
+    assert torch.equal(again, model.encode(batch(model, volume)).tokens)
 
 
 def test_windows_alike_give_the_tokens_of_the_embedding_that_was_inflated(tmp_path):
@@ -54,12 +54,12 @@ def test_windows_alike_give_the_tokens_of_the_embedding_that_was_inflated(tmp_pa
     stock.backbone.save_pretrained(tmp_path)
     stock.tokenizer.save_pretrained(tmp_path)
     volume = torch.rand(28, 56, 56)
-    expected = stock.encode(batch(stock, volume))
+    expected = stock.encode(batch(stock, volume)).tokens
     for windows in (None, WINDOWS[:1], WINDOWS[:2], WINDOWS):
         n = len(windows or [0])
         model = build(windows, n, pretrained=str(tmp_path), tokenizer=None, patch_init="inflate")
         alike = volume if windows is None else volume.expand(n, -1, -1, -1)
-        tokens = model.encode(batch(model, alike))
+        tokens = model.encode(batch(model, alike)).tokens
         torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-4)
 
 
