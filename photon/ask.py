@@ -16,7 +16,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="ask a question about a volume and see which parts of it were kept",
         description="Prepare a volume, answer one question, and write a picture of the kept parts.",
     )
-    parser.add_argument("volume", help="a .nii or .nii.gz file, or a folder with a DICOM series")
+    parser.add_argument(
+        "volume", help="a .nii or .nii.gz file, a folder with a DICOM series, an image or a video"
+    )
     parser.add_argument("question", help="the question, in quotes")
     parser.add_argument("--earlier", metavar="SCAN", help="an earlier scan of the same patient")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="export folder (%(default)s)")
@@ -39,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     from photon.analysis.kept import draw_kept
     from photon.errors import InputError
+    from photon.images.kinds import kind_of
     from photon.model.checkpoints import load_export
     from photon.model.generate import generate
     from photon.questions.dataset import Collate, Item
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     clock.append(time.perf_counter())
     store = VolumeStore(args.store, model.preparation)
     scans = [args.volume] if args.earlier is None else [args.earlier, args.volume]
-    volumes = tuple(torch.from_numpy(store.load(scan)) for scan in scans)
+    volumes = tuple(store.read(scan) for scan in scans)
     clock.append(time.perf_counter())
     record = Record(id="ask", volume=args.volume, question=args.question.strip())
     batch = Collate(model.builder, model.tokenizer, False)([Item(volumes, [record])]).to(device)
@@ -71,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     stages = {"load model": clock[1] - clock[0], "read volume": clock[2] - clock[1]}
     for name, seconds in {**stages, **generation.seconds}.items():
         print(f"  {name:<16}{1000 * seconds:8.0f} ms")
+    if kind_of(args.volume) != "volume":
+        return 0  # the picture shows slices
     picture = Path(args.picture or f"{stem(args.volume)}_kept.png")
     told = f"{answer or '(no answer)'}   kept {kept} of {visual} tokens"
     title = f"{args.question.strip()}\n{told}"

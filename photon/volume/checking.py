@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from photon.errors import InputError
-from photon.images.kinds import Source, kind_of, label, locate, names
+from photon.images.kinds import Source, absent, kind_of, label, locate, names
 from photon.volume.declared import ScanHeader, read_declared
 from photon.volume.entries import write_atomically
 from photon.volume.geometry import same_grid
@@ -242,6 +242,8 @@ def _check_image(source: Source) -> dict[str, list]:
 
     kind, errors = kind_of(source), []
     try:
+        if missing := absent(source):
+            raise InputError(f"{missing}: no such file. Check the path and the data root.")
         read_image(source) if kind == "image" else read_video(source, ImagePreparation())
     except InputError as error:
         errors.append((kind, label(source), str(error)))

@@ -16,7 +16,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def _add_prepare(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "prepare",
-        help="fill the store with prepared volumes",
+        help="fill the store with prepared volumes and images",
         description="Prepare volumes for training and inference. What is done is skipped; a scan "
         "that cannot be read is reported, listed in STORE/bad_cases.jsonl and skipped. "
         "dataset=NAME KEY=VALUE ... prepares a published benchmark (docs/benchmarks.md).",
@@ -25,8 +25,8 @@ def _add_prepare(subparsers: argparse._SubParsersAction) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="a .nii or .nii.gz file, a DICOM folder, a folder to search, a .jsonl of questions, "
-        "or dataset=NAME and settings of its reader",
+        help="a .nii or .nii.gz file, a DICOM folder, an image or video, a folder to search for "
+        "volumes, a .jsonl of questions, or dataset=NAME and settings of its reader",
     )
     parser.add_argument("--split", action="append", help="of a benchmark (default: all; repeat)")
     parser.add_argument("--store", default="outputs/data/store", help="default: %(default)s")
@@ -41,6 +41,12 @@ def _add_prepare(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--nan", choices=("reject", "air"), help="voxels that are not finite")
     parser.add_argument(
         "--assume-orientation", metavar="LETTERS", help="for NIfTI files without sform and qform"
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="max_pixels, frames, fps, ... (docs/images.md)",
     )
     parser.add_argument("--workers", type=int, help="processes (default: by cores and memory)")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if any case is bad")
@@ -88,6 +94,8 @@ def run_prepare(args: argparse.Namespace) -> int:
     }
     if args.assume_orientation is not None:
         changes["assume_orientation"] = args.assume_orientation
+    if args.images is not None:
+        changes["images"] = _numbers(args.images)
     preparation = Preparation.preset(args.preset, **changes)
     if (reader := _reader(args.inputs, args.root)) is not None:
         from photon.questions.benchmarks.using import prepare_benchmark
@@ -122,6 +130,20 @@ def run_check(args: argparse.Namespace) -> int:
     if args.report:
         checking.write_report(report, args.report)
     return checking.print_report(report)
+
+
+def _numbers(words: list[str]) -> dict[str, float]:
+    """{"frames": 8} of ["frames=8"]."""
+    from photon.errors import InputError
+
+    found = {}
+    for word in words:
+        key, _, text = word.partition("=")
+        try:
+            found[key] = float(text) if "." in text else int(text)
+        except ValueError:
+            raise InputError(f"--images {word}: write KEY=NUMBER, such as frames=8") from None
+    return found
 
 
 def _reader(words: list[str], root: str | None) -> "Reader | None":

@@ -110,7 +110,9 @@ def collect_cases(inputs: list[str], root: str | Path | None = None) -> list[Cas
     cases: dict[tuple[Source, str | None], Case] = {}
     for text in inputs:
         path = Path(text)
-        if path.is_dir():
+        if kind_of(path) != "volume" and not is_dicom(path):
+            found = [Case(str(path))]
+        elif path.is_dir():
             found = [Case(str(path))] if slice_files(path) else []
             found = found or [Case(str(source)) for source in find_sources(path)]
             if not found:

@@ -1,5 +1,7 @@
 """Images and video frames from files to pixels: against the stock processor, and damaged files."""
 
+import json
+
 import numpy as np
 import pydicom
 import pytest
@@ -13,6 +15,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     smart_resize as stock_resize,
 )
 
+from photon.cli import main
 from photon.errors import InputError
 from photon.images.kinds import kind_of, locate
 from photon.images.preparation import ImagePreparation, resized, smart_resize
@@ -153,7 +156,7 @@ def test_kinds_are_told_by_the_files(tmp_path) -> None:
 def clips(folder) -> dict[str, object]:
     """One clip of 9 frames in every form that needs no decoder."""
     frames = [picture(56, 56, seed=i) for i in range(9)]
-    (folder / "frames").mkdir()
+    (folder / "frames").mkdir(parents=True)
     for i, frame in enumerate(frames):
         Image.fromarray(frame).save(folder / "frames" / f"{i:03d}.png")
     np.save(folder / "clip.npy", np.stack(frames))
@@ -229,6 +232,33 @@ def test_bad_clips(tmp_path) -> None:
     ):
         with pytest.raises(InputError, match=says):
             read_video(source, ImagePreparation())
+
+
+def test_prepare_and_check_from_the_command_line(tmp_path, capsys) -> None:
+    """A broken image among others, and a frame that is missing, are named; the rest is done."""
+    root = tmp_path / "data"
+    clips(root)
+    Image.fromarray(picture()).save(root / "a.png")
+    (root / "broken.png").write_bytes((root / "a.png").read_bytes()[:200])
+    sources = ["a.png", "broken.png", "frames", "clip.npy", ["frames/000.png", "frames/9.png"]]
+    rows = [{"query": "What?", "response": "no", "images": [source]} for source in sources]
+    (root / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["prepare", str(root / "q.jsonl"), "--store", str(tmp_path / "store")]
+    command += ["--images", "frames=3", "max_pixels=3136", "frame_pixels=3136", "--workers", "1"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "3 prepared, 0 already there, 2 bad" in captured.out
+    assert "broken.png: is not an image" in captured.err and "9.png: no such file" in captured.err
+    settings = ImagePreparation(frames=3, max_pixels=3136, frame_pixels=3136)
+    store = ImageStore(tmp_path / "store", settings)
+    assert store.has(root / "a.png") and len(store.load(root / "frames").pixels) == 3
+    assert main([*command, "--strict"]) == 1
+    assert "0 prepared, 3 already there, 2 bad" in capsys.readouterr().out
+    assert main(["check", str(root / "q.jsonl"), "--workers", "1"]) == 1
+    said = capsys.readouterr()
+    assert "5 volumes: 2 errors" in said.out and "frames/9.png: no such file" in said.err
+    assert main([*command[:-4], "frames=few"]) == 1
+    assert "write KEY=NUMBER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

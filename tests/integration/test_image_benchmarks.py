@@ -84,6 +84,11 @@ def test_from_published_files_to_a_table(folder, call, words, questions) -> None
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["overall"]["n"] == questions and "constant" in metrics["controls"]
     assert (run / "table.md").is_file() and (run / "benchmark.md").is_file()
+    if name == "nextqa":
+        ask = ("-m", "photon", "ask", "data/VidOR/1201/13", "What does he do?", "--store", "store")
+        asked = call(*ask, "--model", f"outputs/{name}/export", "--max-new-tokens", "2")
+        assert asked.returncode == 0 and "of 4 visual tokens" in asked.stdout, asked.stderr
+        assert "picture" not in asked.stdout
     if name == "slake":  # one image in three is broken: counted, named and left out
         said = " ".join((done.stdout + done.stderr).split())
         assert "1 bad" in said and "xmlab9/train.jpg: is not an image that can be read" in said
