@@ -1,1 +1,9 @@
-"""Photon: 3D medical visual question answering with instruction-conditioned token pruning."""
+"""Photon: 3D medical visual question answering with instruction-conditioned token pruning.
+
+`import photon` costs nothing, and makes exports known to Hugging Face's Auto classes as soon as
+those are imported (`photon.model.auto`).
+"""
+
+from photon.imports import when_imported
+
+when_imported("transformers.models.auto.configuration_auto", "photon.model.auto", "register")

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from photon.errors import InputError
+from photon.model.auto import PREFIX
 
 _TOKEN_IDS = {
     "image_token_id": "<|image_pad|>",
@@ -139,10 +140,11 @@ def read_config(folder: str | Path) -> PreTrainedConfig:
             f"no readable config.json in {folder}: give model.pretrained a directory or hub name "
             "of a Qwen2.5-VL or Qwen3-VL checkpoint"
         ) from error
-    if raw.get("model_type") not in FAMILIES:
+    raw["model_type"] = str(raw.get("model_type")).removeprefix(PREFIX)  # of an export
+    if raw["model_type"] not in FAMILIES:
         titles = " or ".join(family.title for family in FAMILIES.values())
         raise InputError(
-            f"{path}: holds a {raw.get('model_type')} model; model.pretrained must be a {titles} "
+            f"{path}: holds a {raw['model_type']} model; model.pretrained must be a {titles} "
             "checkpoint"
         )
     vision = raw.get("vision_config", {})

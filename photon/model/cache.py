@@ -29,6 +29,13 @@ class KeyValues:
         other.keys, other.values, other.rows = dict(self.keys), dict(self.values), list(self.rows)
         return other
 
+    def head(self, n: int) -> KeyValues:
+        """A cache with the first n rows only, which belong to no question yet."""
+        other = KeyValues()
+        other.keys = {layer: k[:n] for layer, k in self.keys.items()}
+        other.values = {layer: v[:n] for layer, v in self.values.items()}
+        return other
+
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add rows (R, K, H) to a layer and return all of its rows (M, K, H)."""
         if layer in self.keys:

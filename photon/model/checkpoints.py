@@ -1,7 +1,7 @@
 """Models from a configuration, and exports: a folder that stock Transformers can load too.
 
-An export holds `config.json` and `model.safetensors` in the stock Qwen2.5-VL layout, the tokenizer,
-`photon.json` (pruner, preparation, positions, provenance) and `pruner.safetensors`.
+An export holds `config.json` (see `photon.model.auto`) and `model.safetensors` in the stock layout,
+the tokenizer, `photon.json` (pruner, preparation, positions, provenance) and `pruner.safetensors`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from photon.errors import InputError
+from photon.model.auto import mark_export
 from photon.model.backbone import (
     backbone_config,
     check_tokenizer,
@@ -192,6 +193,7 @@ def save_export(
     folder.mkdir(parents=True, exist_ok=True)
     backbone = model.backbone if dtype is None else copy.deepcopy(model.backbone).to(dtype)
     backbone.save_pretrained(folder)
+    mark_export(folder)
     model.tokenizer.save_pretrained(folder)
     pruner = None
     if model.pruner is not None:

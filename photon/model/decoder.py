@@ -81,20 +81,8 @@ class PhotonDecoder(nn.Module):
         deepstack = Deepstack(where, visual.deepstack)
         hidden = torch.cat([prefix, self.layers.embed(batch.suffix_ids)])
         positions = torch.cat([batch.prefix_positions, batch.suffix_positions], 1)
-        n_prefix = batch.prefixes.total
-        own = torch.arange(len(hidden), device=hidden.device)
-        prefix_rows = own[:n_prefix].split(batch.prefixes.lengths)
-        suffix_rows = own[n_prefix:].split(batch.suffixes.lengths)
-        seen = [
-            torch.cat([prefix_rows[v], rows])
-            for v, rows in zip(batch.volume_of, suffix_rows, strict=True)
-        ]
-        plan = AttentionPlan(
-            [*batch.prefixes.lengths, *batch.suffixes.lengths],
-            [*prefix_rows, *seen],
-            backend=self.attention,
-            device=hidden.device,
-        )
+        seen = _seen(batch, hidden.device)
+        plan = self._plan(batch, seen)
         if cache is not None:
             cache.extend_rows(seen)
         hidden, scored = self.layers.run(
@@ -110,10 +98,51 @@ class PhotonDecoder(nn.Module):
             rows,
             Segments([len(r) for r in seen], hidden.device),
             visual_row[rows],
-            rows >= n_prefix,
+            rows >= batch.prefixes.total,
             deepstack,
             scored,
             self.training,
+        )
+
+    def follow(self, before: Trunk, batch: VolumeBatch, cache: KeyValues) -> Trunk:
+        """The trunk of other questions about the prefixes of `before`: only suffixes run.
+
+        cache: the prefixes' rows in the layers that `before` ran; the suffixes' are added to it.
+        """
+        assert torch.equal(batch.prefix_ids, before.batch.prefix_ids), "another prefix"
+        n = batch.prefixes.total
+        suffix, device = self.layers.embed(batch.suffix_ids), before.hidden.device
+        seen = _seen(batch, device)
+        cache.extend_rows(seen)
+        plan = AttentionPlan(batch.suffixes.lengths, seen, backend=self.attention, device=device)
+        stop = cache.n_layers
+        score_layer = None if before.scored is None else stop - 1
+        suffix, scored = self.layers.run(
+            suffix, batch.suffix_positions, plan, 0, stop, cache, score_layer
+        )
+        rows = torch.cat(seen)
+        visual_row = torch.cat([batch.visual, torch.zeros_like(batch.instruction)])
+        return replace(
+            before,
+            batch=batch,
+            plan=self._plan(batch, seen),
+            hidden=torch.cat([before.hidden[:n], suffix]),
+            positions=torch.cat([batch.prefix_positions, batch.suffix_positions], 1),
+            rows=rows,
+            seen=Segments([len(r) for r in seen], device),
+            is_visual=visual_row[rows],
+            is_suffix=rows >= n,
+            scored=None if scored is None else before.scored.follow(n, scored),
+        )
+
+    def _plan(self, batch: VolumeBatch, seen: list[Tensor]) -> AttentionPlan:
+        """Prefixes causal in themselves, and questions over what they see."""
+        own = torch.arange(batch.prefixes.total, device=batch.prefix_ids.device)
+        return AttentionPlan(
+            [*batch.prefixes.lengths, *batch.suffixes.lengths],
+            [*own.split(batch.prefixes.lengths), *seen],
+            backend=self.attention,
+            device=own.device,
         )
 
     def rest(self, trunk: Trunk, start: int, cache: KeyValues | None = None) -> Trunk:
@@ -239,6 +268,16 @@ class PhotonDecoder(nn.Module):
         return self.layers.run(
             hidden, positions, plan, start, cache=cache, gate=gate, deepstack=deepstack
         )[0]
+
+
+def _seen(batch: VolumeBatch, device: torch.device) -> list[Tensor]:
+    """(Q) rows that each question sees: its volume's prefix, then itself."""
+    n_prefix = batch.prefixes.total
+    own = torch.arange(n_prefix + batch.suffixes.total, device=device)
+    prefix_rows = own[:n_prefix].split(batch.prefixes.lengths)
+    suffix_rows = own[n_prefix:].split(batch.suffixes.lengths)
+    pairs = zip(batch.volume_of, suffix_rows, strict=True)
+    return [torch.cat([prefix_rows[v], rows]) for v, rows in pairs]
 
 
 def prune_context(trunk: Trunk, score_rope: bool) -> PruneContext:

@@ -14,9 +14,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen3VLConfig,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from photon.model.auto import PREFIX
 from photon.model.checkpoints import load_export, save_export
 from photon.model.decoding import Decoding
 from photon.model.generate import begin, read_for
@@ -24,14 +34,29 @@ from photon.model.photon import PhotonModel, Stage
 from photon.pruning.base import Keep, Pruner
 from photon.questions.batch import VolumeBatch
 
-# What the Auto classes hand on; an export is a local folder without code.
-_HUB = {"config", "revision", "trust_remote_code", "adapter_kwargs", "code_revision", "_from_auto"}
+# What the Auto classes hand on beside the user's options.
+_HUB = {"config", "trust_remote_code", "adapter_kwargs", "_from_auto"}
+
+
+class PhotonQwen25VLConfig(Qwen2_5_VLConfig):
+    """config.json of an export of a Qwen2.5-VL backbone."""
+
+    model_type = PREFIX + Qwen2_5_VLConfig.model_type
+
+
+class PhotonQwen3VLConfig(Qwen3VLConfig):
+    """config.json of an export of a Qwen3-VL backbone."""
+
+    model_type = PREFIX + Qwen3VLConfig.model_type
+
+
+CONFIGS = {config.model_type: config for config in (PhotonQwen25VLConfig, PhotonQwen3VLConfig)}
 
 
 class PhotonForVolumeQuestions(PreTrainedModel, GenerationMixin):
     """A `PhotonModel` (`.photon`) that stock Transformers code can load, save and decode with."""
 
-    config_class = PreTrainedConfig
+    config_class = PreTrainedConfig  # one of CONFIGS
     main_input_name = "input_ids"
     _supports_sdpa = True  # our own attention: what the stock class checks does not matter
     _is_stateful = True  # a pruned cache cannot go back, so no assisted decoding
@@ -52,18 +77,21 @@ class PhotonForVolumeQuestions(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, attention: str = "sdpa", dtype: Any = None, **hub: Any
+        cls, folder: str | Path, *, revision: str | None = None, **options: Any
     ) -> PhotonForVolumeQuestions:
-        """Load an export, every key accounted for; ready to answer.
+        """Load an export from a local folder, every key accounted for; ready to answer.
 
-        dtype: as in `load_export`. Raises InputError when anything is missing or damaged, and
-        ValueError for options that it does not have.
+        options: those of `load_export` (attention, dtype, device). Raises InputError when anything
+        is missing or damaged, and ValueError for other options.
         """
-        unknown = sorted(set(hub) - _HUB)
-        if unknown:
-            raise ValueError(f"{unknown}: from_pretrained of an export takes attention and dtype")
-        options = {} if dtype is None else {"dtype": dtype}
-        return cls(load_export(folder, attention, **options))
+        options = {key: value for key, value in options.items() if key not in _HUB}
+        unknown = sorted(set(options) - {"attention", "dtype", "device"})
+        if unknown or revision is not None:
+            raise ValueError(
+                f"{', '.join(unknown) or 'revision'}: an export is a local folder, which is loaded "
+                "with attention, dtype and device only"
+            )
+        return cls(load_export(folder, **options))
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
         """Write an export; options are those of `save_export`."""
@@ -93,11 +121,13 @@ class PhotonForVolumeQuestions(PreTrainedModel, GenerationMixin):
         """Stock `generate` from prompts that have been run; options and result as in `generate`."""
         pad = options.get("pad_token_id", self.generation_config.pad_token_id)
         ids = batch.prompt_ids(0 if pad is None else pad)
-        return super().generate(input_ids=ids, decoding=decoding, **options)
+        mask = (batch.prompt_ids(-1) >= 0).long()
+        return super().generate(input_ids=ids, attention_mask=mask, decoding=decoding, **options)
 
     def forward(
         self,
         input_ids: Tensor,
+        attention_mask: Tensor | None = None,
         decoding: Decoding | None = None,
         past_key_values: Decoding | None = None,
         use_cache: bool = True,
@@ -106,7 +136,9 @@ class PhotonForVolumeQuestions(PreTrainedModel, GenerationMixin):
         """One step of stock `generate`: logits (G, 1, vocabulary) of the next token.
 
         The first step finds its prompts already run in `decoding`, and spreads them over the
-        beams; later ones append the last of input_ids (G, n). For training see `PhotonModel`.
+        beams; later ones append the last of input_ids (G, n). attention_mask (G, n) is stock
+        `generate`'s own: it tells what is padding in its ids, and there is none in the caches. For
+        training see `PhotonModel`.
         """
         if not use_cache:
             raise ValueError("use_cache=False: the prompts' pass is always kept; leave it out")
@@ -122,6 +154,18 @@ class PhotonForVolumeQuestions(PreTrainedModel, GenerationMixin):
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # stock `generate` makes no cache of its own: `forward` brings one
+
+
+class _Loader:
+    """What the Auto classes hold: one model class for several configurations."""
+
+    from_pretrained = PhotonForVolumeQuestions.from_pretrained
+    _from_config = PhotonForVolumeQuestions
+
+
+for _config in CONFIGS.values():
+    AutoModel.register(_config, _Loader)
+    AutoModelForImageTextToText.register(_config, _Loader)
 
 
 def beam_search(

@@ -30,6 +30,11 @@ class Scored:
     turned_queries: Tensor
     turned_keys: Tensor
 
+    def follow(self, n: int, other: Scored) -> Scored:
+        """The first n rows of this one, then the rows of another."""
+        pairs = ((getattr(self, name), value) for name, value in vars(other).items())
+        return Scored(*(torch.cat([ours[:n], theirs]) for ours, theirs in pairs))
+
 
 @dataclass(frozen=True)
 class Deepstack:

@@ -1,0 +1,85 @@
+"""Several turns about the same volumes, which are read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from photon.model.generate import Generation, Reading, answer, read_for, read_on
+from photon.model.photon import PhotonModel
+from photon.pruning.base import Keep, Pruner
+from photon.questions.batch import VolumeBatch
+from photon.questions.dataset import Collate, Item
+from photon.questions.record import Record
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, its answer, and what was kept to give it."""
+
+    question: str
+    answer: str
+    generation: Generation
+
+
+class Dialogue:
+    """Questions in turn about the same volumes.
+
+    The encoder and the layers up to l run over the volumes with the first question only. Each turn
+    selects anew, by its own question; earlier turns stand before it as text. It is what asking a
+    `Record` with that `history` gives (a test).
+
+    Args:
+        model: with tokenizer and preparation, such as an export.
+        volumes: prepared (D, H, W) in [0, 1], see `VolumeStore.load`.
+        system: system prompt in place of the default one.
+        keep, pruner: as in `generate`.
+    """
+
+    def __init__(
+        self,
+        model: PhotonModel,
+        volumes: Sequence[Tensor],
+        system: str | None = None,
+        keep: Keep = None,
+        pruner: Pruner | None = None,
+    ):
+        self.model = model
+        self.volumes = tuple(volumes)
+        self.system = system
+        self.keep, self.pruner = keep, pruner
+        self.turns: list[Turn] = []
+        self._collate = Collate(model.builder, model.tokenizer, with_answer=False)
+        self._first: Reading | None = None
+
+    def ask(self, question: str, max_new_tokens: int = 64, **choice: Any) -> Turn:
+        """The next turn. choice: sampling, num_beams or streamer, as in `generate`."""
+        batch = self._batch(question)
+        if self._first is None:
+            self._first = reading = read_for(self.model, batch, pruner=self.pruner)
+        else:
+            reading = read_on(self.model, self._first, batch)
+        stage = "off" if (self.pruner or self.model.pruner) is None else "hard"
+        generation = answer(
+            self.model,
+            reading,
+            self.model.end_id,
+            max_new_tokens,
+            stage,
+            self.keep,
+            self.pruner,
+            **choice,
+        )
+        text = self.model.tokenizer.decode(generation.tokens[0], skip_special_tokens=True).strip()
+        self.turns.append(Turn(question, text, generation))
+        return self.turns[-1]
+
+    def _batch(self, question: str) -> VolumeBatch:
+        history = tuple((turn.question, turn.answer) for turn in self.turns)
+        name = f"turn {len(self.turns) + 1}"  # the collate remembers prompts by their names
+        record = Record(name, "", question.strip(), system=self.system, history=history)
+        device = next(self.model.parameters()).device
+        return self._collate([Item(self.volumes, [record])]).to(device)
