@@ -1,18 +1,16 @@
 """Evaluate an export, or score a file of answers: python eval.py ckpt=DIR | predictions=FILE."""
 
-import os
 from pathlib import Path
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from photon.errors import InputError
 from photon.evaluation.report import file_hash
 from photon.evaluation.shards import Shard
-from photon.model.checkpoints import load_export
 from tasks.entry import main
 from tasks.evaluate import Evaluation, evaluate, score_files
+from tasks.loading import load_model, weights_of
 from tasks.rundir import config_hash, is_finished, open_run
 from tasks.schema import EvalConfig, check_config, instantiate, to_plain
 
@@ -21,13 +19,16 @@ def run(composed: DictConfig) -> None:
     """Answer or score one split; a finished run is left alone."""
     config = to_plain(composed)
     check_config(config, EvalConfig)
-    if (config["ckpt"] is None) == (config["predictions"] is None):
-        raise InputError("give one of ckpt=FOLDER (an export) and predictions=FILE (answers)")
+    if sum(bool(config.get(key)) for key in ("ckpt", "model", "predictions")) != 1:
+        raise InputError(
+            "give one of ckpt=FOLDER (an export), model=NAME (weights of others) and "
+            "predictions=FILE (answers)"
+        )
     evaluation = Evaluation(**config["evaluation"])
     data = instantiate(config["dataset"], "dataset")
     answers = config["predictions"] or []
     answers = [answers] if isinstance(answers, str) else answers
-    sources = [Path(name) for name in answers or [config["ckpt"]]]
+    sources = [Path(name) for name in answers] or weights_of(config)
     # The same path may hold other weights or answers by now: their content belongs to the run.
     config["content"] = " ".join(content_hash(source) for source in sources)
     shard = Shard.from_environment()
@@ -40,19 +41,9 @@ def run(composed: DictConfig) -> None:
         if shard.rank == 0:  # nothing to divide
             score_files(answers, data, evaluation, run_dir, digest)
         return
-    model = load_export(config["ckpt"]).to(find_device(config["device"]))
-    named = {"checkpoint": config["ckpt"]}
+    model = load_model(config)
+    named = {"checkpoint": config["ckpt"] or config["model"]["pretrained"]}
     evaluate(model, data, evaluation, run_dir, digest, config["seed"], shard, **named)
-
-
-def find_device(name: str) -> str:
-    """The device of this process; `auto` takes the GPU of its local rank where there is one."""
-    if name != "auto":
-        return name
-    if not torch.cuda.is_available():
-        return "cpu"
-    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-    return f"cuda:{local % torch.cuda.device_count()}"
 
 
 def content_hash(source: Path) -> str:

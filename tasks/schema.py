@@ -60,6 +60,8 @@ class EvalConfig:
     dataset: dict[str, Any]
     evaluation: dict[str, Any]
     ckpt: str | None = None
+    model: dict[str, Any] | None = None
+    pruner: dict[str, Any] | None = None
     predictions: str | list[str] | None = None
     device: str = "auto"
 

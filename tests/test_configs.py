@@ -1,11 +1,12 @@
 """Every combination that conf/ offers composes, binds to the code, and can be built."""
 
 import copy
+import math
+import resource
 from pathlib import Path
 
 import hydra
 import pytest
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -172,33 +173,34 @@ def test_callbacks_and_pruners_build_from_their_files() -> None:
     ("name", "millions", "tokens"),
     [
         ("tiny", (2, 6), 128),
+        ("tiny_stock", (2, 6), 128),
+        ("tiny_qwen3", (2, 6), 128),
         ("small", (45, 60), 250),
-        ("photon", (3700, 3900), 1000),
-        ("photon_364", (3700, 3900), 4394),
-        ("photon_7b", (8200, 8400), 1000),
-        ("photon_max", (3700, 3900), 7000),
+        ("photon", (3750, 3760), 1000),
+        ("photon_official", (3750, 3760), 1000),
+        ("photon_364", (3750, 3760), 4394),
+        ("photon_max", (3750, 3760), 7000),
+        ("photon_7b", (8290, 8300), 1000),
+        ("qwen3vl_2b", (2120, 2140), 1000),
     ],
 )
 def test_model_files_have_the_sizes_that_they_say(name, millions, tokens) -> None:
     """Built without memory on the meta device; visual tokens from the shapes (DESIGN section 2)."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    model = checked(f"model={name}")["model"]
-    text = {"vocab_size": 1100, **model["text"]}
-    vision = model["vision"]
-    config = Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision, tie_word_embeddings=text["tie_word_embeddings"]
-    )
-    with torch.device("meta"):
-        built = Qwen2_5_VLForConditionalGeneration(config)
-    count = sum(p.numel() for p in built.parameters()) / 1e6
+    config = checked(f"model={name}", "model.device=meta")["model"]
+    config["text"].setdefault("vocab_size", 1129)
+    started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model = instantiate(config, "model", pruner=None)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - started < 500_000  # KiB
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    count = sum(p.numel() for p in model.parameters()) / 1e6
     assert millions[0] < count < millions[1]
-    head = text["hidden_size"] // text["num_attention_heads"]
+    text, vision = config["text"], config["vision"]
+    head = text.get("head_dim", text["hidden_size"] // text["num_attention_heads"])
     assert head == 2 * sum(text["rope_parameters"]["mrope_section"]) in (64, 128)
     assert vision["hidden_size"] // vision["num_heads"] % 4 == 0  # 2D RoPE: pairs of two axes
     assert vision["out_hidden_size"] == text["hidden_size"]
-    depth, height, width = model["preparation"]["size"]
-    assert tokens == depth // vision["temporal_patch_size"] * (height // 28) * (width // 28)
+    size, token = config["preparation"]["size"], model.builder.token
+    assert tokens == math.prod(n // t for n, t in zip(size, token, strict=True))
 
 
 def test_make_files_agree_with_the_requirements() -> None:

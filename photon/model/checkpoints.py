@@ -21,18 +21,21 @@ from photon.model.auto import mark_export
 from photon.model.backbone import (
     backbone_config,
     check_tokenizer,
+    find_family,
     new_backbone,
     replace_patch_embedding,
 )
+from photon.model.device import find_device
 from photon.model.loading import PRUNER_FILE, Checkpoint, LoadReport, find_dtype, open_checkpoint
 from photon.model.official import official_spec
 from photon.model.photon import PhotonModel
+from photon.model.shards import checkpoint_folder
 from photon.pruning.base import Pruner
 from photon.pruning.baselines.attention import AttentionPruner
 from photon.pruning.baselines.random import RandomPruner
 from photon.pruning.baselines.uniform import UniformPruner
 from photon.pruning.its import PhotonPruner
-from photon.volume.preparation import Preparation
+from photon.volume.preparation import Preparation, check_size
 
 FORMAT = 2
 PRUNERS = {
@@ -76,26 +79,29 @@ def build_model(
     photon/model/weights) or a hub name (see `checkpoint_folder`). `tokenizer`: a directory, a hub
     name, the built-in `tiny`, or None for the one beside the weights. `dtype`: float32, bfloat16,
     or auto (the checkpoint's); the pruner stays in float32. `device`: where the weights are read
-    to; `meta` reads none and gives shapes only, in seconds at any size. Raises InputError for what
+    to; `auto` is this process's GPU, if any; `meta` reads none and gives shapes only, in seconds
+    at any size. Raises InputError for what
     is missing or does not fit, before any long work.
     """
     if isinstance(preparation, Mapping):
         preparation = Preparation.from_dict(dict(preparation))
     _check_channels(preparation, vision.get("in_channels", 3), image_mean, image_std)
-    if pretrained is not None and (WEIGHTS / pretrained).is_dir():
-        pretrained = str(WEIGHTS / pretrained)
+    family_patch = find_family(family).config.sub_configs["vision_config"].patch_size
+    slices = vision.get("temporal_patch_size", 2)
+    check_size(preparation.size, vision.get("patch_size", family_patch), slices * slab)
+    device = find_device(device)
     if device == "meta" or pretrained is None:
         words = load_tokenizer(tokenizer) if tokenizer or device != "meta" else None
         config = backbone_config(text, vision, words, family)
         backbone = new_backbone(config, seed, find_dtype(dtype, None), device)
     else:
-        checkpoint = open_checkpoint(pretrained)
+        checkpoint = open_checkpoint(weights_folder(pretrained))
         words = load_tokenizer(tokenizer or str(checkpoint.folder))
         check_tokenizer(checkpoint.config, words)
         check_shape(pretrained, checkpoint.config, text, vision, family)
         _check_preparation(checkpoint, preparation)
         backbone = checkpoint.load_backbone(find_dtype(dtype, checkpoint), device)
-        slices, channels = vision.get("temporal_patch_size", 2), vision.get("in_channels", 3)
+        channels = vision.get("in_channels", 3)
         replaced = replace_patch_embedding(backbone, slices, channels, patch_init, seed)
         logger.info(_fill_pruner(checkpoint, pruner, replaced))
     model = PhotonModel(
@@ -113,6 +119,12 @@ def build_model(
         checkpointing,
     )
     return model.train()
+
+
+def weights_folder(name: str) -> Path:
+    """The folder of the built-in weights of that name, or that of a checkpoint."""
+    built_in = WEIGHTS / name
+    return built_in if built_in.is_dir() else checkpoint_folder(name)
 
 
 def _fill_pruner(checkpoint: Checkpoint, pruner: Pruner | None, replaced: bool) -> LoadReport:

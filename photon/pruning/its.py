@@ -97,6 +97,11 @@ class PhotonPruner(nn.Module):
         self.monitor: dict[str, Tensor] = {}
         self.predictor = ThresholdPredictor(hidden, theta_scale)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the threshold predictor has ever been updated: its biases start at zero."""
+        return bool(self.predictor.mlp[0].bias.any() or self.predictor.mlp[2].bias.any())
+
     def select(
         self,
         context: PruneContext,

@@ -26,7 +26,8 @@ class Preparation:
             nibabel calls "LPS".
         spacing: voxel size in mm after resampling; None keeps the scan's own.
         crop: voxels kept around the centre (padded with air, -1000 HU); None keeps all.
-        size: voxels of the model's input, multiples of 14, and of 28 in H and W.
+        size: voxels of the model's input, multiples of a patch of 14 (Qwen2.5-VL) or 16 (Qwen3-VL)
+            voxels, and of two patches in H and W.
         hu: range to which HU are clipped.
         intensity: "window" maps `hu` to [0, 1]; "minmax" maps the volume's own range (as released
             by the paper's authors).
@@ -67,13 +68,8 @@ class Preparation:
         if self.assume_orientation is not None:
             letters = _orientation("assume_orientation", self.assume_orientation)
             object.__setattr__(self, "assume_orientation", letters)
-        for value, unit, axis in zip(self.size, (14, 28, 28), "DHW", strict=True):
-            if value % unit:
-                raise InputError(
-                    f"preparation.size: {axis} = {value} is not a multiple of {unit} "
-                    "(a patch of 14 voxels; in H and W two patches merge into one token). "
-                    f"Take {max(unit, round(value / unit) * unit)}."
-                )
+        if any(v % unit for v, unit in zip(self.size, (16, 32, 32), strict=True)):
+            check_size(self.size, 14)
         object.__setattr__(self, "hu", _pair("hu", self.hu))
         for key, legal in (("intensity", ("window", "minmax")), ("nan", ("reject", "air"))):
             if getattr(self, key) not in legal:
@@ -155,6 +151,21 @@ PRESETS: dict[str, dict[str, Any]] = {
     "official": {"intensity": "minmax", "flip_x": True, "antialias": False},
     "tiny": {"spacing": (3.0, 3.0, 3.0), "crop": (112, 112, 112), "size": (112, 112, 112)},
 }
+
+
+def check_size(size: tuple[int, int, int], patch: int, depth: int | None = None) -> None:
+    """Raise InputError unless a (D, H, W) input divides into patches, two merged in H and W.
+
+    patch: voxels of a patch in plane; depth: along D, as many by default.
+    """
+    units = (patch if depth is None else depth, 2 * patch, 2 * patch)
+    for value, unit, axis in zip(size, units, "DHW", strict=True):
+        if value % unit:
+            raise InputError(
+                f"preparation.size: {axis} = {value} is not a multiple of {unit} "
+                f"(a patch of {patch} voxels; in H and W two patches merge into one token). "
+                f"Take {max(unit, round(value / unit) * unit)}."
+            )
 
 
 def _digest(values: dict[str, Any]) -> str:
