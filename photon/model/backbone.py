@@ -42,6 +42,11 @@ class Family:
     config: type[PreTrainedConfig]
     model: type[nn.Module]
 
+    @property
+    def patch(self) -> int:
+        """Edge in voxels of a patch in plane, unless a configuration says otherwise."""
+        return self.config.sub_configs["vision_config"].patch_size
+
 
 FAMILIES = {
     "qwen2_5_vl": Family("Qwen2.5-VL", Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),

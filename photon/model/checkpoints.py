@@ -25,6 +25,7 @@ from photon.model.backbone import (
     new_backbone,
     replace_patch_embedding,
 )
+from photon.model.checks import check_channels, check_preparation, check_shape
 from photon.model.device import find_device
 from photon.model.loading import PRUNER_FILE, Checkpoint, LoadReport, find_dtype, open_checkpoint
 from photon.model.official import official_spec
@@ -80,16 +81,14 @@ def build_model(
     name, the built-in `tiny`, or None for the one beside the weights. `dtype`: float32, bfloat16,
     or auto (the checkpoint's); the pruner stays in float32. `device`: where the weights are read
     to; `auto` is this process's GPU, if any; `meta` reads none and gives shapes only, in seconds
-    at any size. Raises InputError for what
-    is missing or does not fit, before any long work.
+    at any size. Raises InputError for what is missing or does not fit, before any long work.
     """
     if isinstance(preparation, Mapping):
         preparation = Preparation.from_dict(dict(preparation))
-    _check_channels(preparation, vision.get("in_channels", 3), image_mean, image_std)
-    family_patch = find_family(family).config.sub_configs["vision_config"].patch_size
-    slices = vision.get("temporal_patch_size", 2)
-    check_size(preparation.size, vision.get("patch_size", family_patch), slices * slab)
-    device = find_device(device)
+    check_channels(preparation, vision.get("in_channels", 3), image_mean, image_std)
+    slices, device = vision.get("temporal_patch_size", 2), find_device(device)
+    patch = vision.get("patch_size", find_family(family).patch)
+    check_size(preparation.size, patch, slices * slab)
     if device == "meta" or pretrained is None:
         words = load_tokenizer(tokenizer) if tokenizer or device != "meta" else None
         config = backbone_config(text, vision, words, family)
@@ -99,7 +98,7 @@ def build_model(
         words = load_tokenizer(tokenizer or str(checkpoint.folder))
         check_tokenizer(checkpoint.config, words)
         check_shape(pretrained, checkpoint.config, text, vision, family)
-        _check_preparation(checkpoint, preparation)
+        check_preparation(checkpoint.folder, _spec_of(checkpoint), preparation)
         backbone = checkpoint.load_backbone(find_dtype(dtype, checkpoint), device)
         channels = vision.get("in_channels", 3)
         replaced = replace_patch_embedding(backbone, slices, channels, patch_init, seed)
@@ -134,47 +133,6 @@ def _fill_pruner(checkpoint: Checkpoint, pruner: Pruner | None, replaced: bool) 
     if pruner is not None and not filled:
         new += [f"pruner.{name}" for name in pruner.state_dict()]
     return checkpoint.report(new, filled)
-
-
-def _check_channels(
-    preparation: Preparation,
-    in_channels: int,
-    image_mean: float | Sequence[float],
-    image_std: float | Sequence[float],
-) -> None:
-    """A window and a mean and deviation for each channel, or one for all of them."""
-    if preparation.channels not in (None, 1, in_channels):
-        raise InputError(
-            f"model.preparation.windows has {preparation.channels} ranges, the patch embedding "
-            f"model.vision.in_channels={in_channels}: set in_channels to the number of windows"
-        )
-    for key, value in (("image_mean", image_mean), ("image_std", image_std)):
-        if isinstance(value, Sequence) and len(value) not in (1, in_channels):
-            raise InputError(
-                f"model.{key} has {len(value)} numbers for model.vision.in_channels={in_channels}: "
-                "give one, or one a channel"
-            )
-
-
-def check_shape(path: str, config, text: Mapping, vision: Mapping, family: str) -> None:
-    """Raise InputError where the asked architecture is not that of the loaded weights."""
-    free = {"temporal_patch_size", "in_channels", "rope_parameters", "vocab_size"}
-    wrong = [
-        f"model.{group}.{key}={value} (the weights have {getattr(part, key)})"
-        for group, part, asked in (
-            ("text", config.text_config, text),
-            ("vision", config.vision_config, vision),
-        )
-        for key, value in asked.items()
-        if key not in free and hasattr(part, key) and getattr(part, key) != value
-    ]
-    if family != config.model_type:
-        wrong = [f"model.family={family} (the weights have {config.model_type})"]
-    if wrong:
-        raise InputError(
-            f"{path} is another architecture: {', '.join(wrong)}. Choose the model that the "
-            "weights belong to, or set model.pretrained=null for random ones"
-        )
 
 
 def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
@@ -302,19 +260,3 @@ def read_spec(folder: Path) -> dict | None:
             "export the model again with this version"
         )
     return spec
-
-
-def _check_preparation(checkpoint: Checkpoint, preparation: Preparation) -> None:
-    """Trained weights go with the volumes that they were trained on."""
-    spec = _spec_of(checkpoint)
-    if spec is None:
-        return
-    trained = Preparation.from_dict(spec["preparation"])
-    if trained.fingerprint() != preparation.fingerprint():
-        ours, theirs = preparation.to_dict(), trained.to_dict()
-        keys = [k for k in theirs if theirs[k] != ours[k]]
-        listed = ", ".join(f"{k}={ours[k]} (trained with {theirs[k]})" for k in keys)
-        raise InputError(
-            f"model.preparation differs from that of {checkpoint.folder}: {listed}. "
-            "Use the values that the weights were trained with"
-        )
