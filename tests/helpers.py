@@ -8,7 +8,7 @@ from photon.questions.batch import BatchBuilder
 from photon.questions.prompts import Prompt
 
 VOCAB = 64
-IMAGE, VIDEO = 2, 3
+START, IMAGE, VIDEO = 1, 2, 3
 TEXT = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
@@ -59,6 +59,7 @@ def backbone(seed=0, dtype=torch.float64, scale=4.0, family="qwen2_5", text=None
         tie_word_embeddings=True,
         video_token_id=VIDEO,
         image_token_id=IMAGE,
+        vision_start_token_id=START,
     )
     model = getattr(transformers, f"{name}ForConditionalGeneration")(config).to(dtype)
     with torch.no_grad():

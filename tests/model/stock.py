@@ -5,10 +5,11 @@ import torch
 from photon.model.positions import prefix_positions, text_positions
 from photon.packing import Segments
 from photon.questions.batch import IGNORE, VolumeBatch
-from tests.helpers import IMAGE, VIDEO, VOCAB
+from tests.helpers import IMAGE, START, VIDEO, VOCAB
 
 END = 7
 # Parts of an item in the order of its prefix: a number of text rows, or what is seen, in patches.
+# The last of the text is the vision start, by which stock beam search counts what is seen.
 # A Qwen3-VL video is one grid a frame with text between; what is deeper is a volume.
 ITEMS = {
     "image": [3, ("image", (1, 4, 6)), 2],
@@ -45,7 +46,6 @@ def visual_batch(names, stride=4, positions="trained", dtype=torch.float64, answ
             targets.append(target)
             instruction.append(torch.arange(n) < n - 2)
     counts = sum(t * h * w for group in grids for t, h, w in group)
-    ids = [torch.as_tensor(i) for i in ids]
     all_ids = torch.cat(ids)
     return VolumeBatch(
         patches=torch.rand(counts, 8, generator=generator, dtype=dtype),
@@ -70,7 +70,7 @@ def _tokens(grid):
 
 def _part_ids(part, words):
     if isinstance(part, int):
-        return words(part)
+        return torch.cat([words(part - 1), torch.tensor([START])])
     kind, (t, h, w) = part
     return torch.full((t * h * w // 4,), IMAGE if kind == "image" else VIDEO)
 
