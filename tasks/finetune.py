@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from photon.losses import (
     retention_ratio,
     robust_loss,
 )
+from photon.model.lora import Lora, add_adapters, merge_adapters, save_adapters
 from photon.model.photon import Output, PhotonModel
 from photon.pruning.base import Selection
 from photon.pruning.its import PhotonPruner
@@ -49,6 +51,8 @@ class Finetune(PhotonTask):
             the released code does.
         pointing: weight of the saliency's `pointing_loss` (not in the paper); above zero, every
             volume needs a label map.
+        lora: adapters on the language model in place of training all weights (not in the paper);
+            added to the weights at the end.
     """
 
     prunes = True
@@ -64,11 +68,16 @@ class Finetune(PhotonTask):
         flip: Occasional | Mapping = Occasional(0.05),  # noqa: B008
         routing: Literal["paper", "exclusive"] = "paper",
         pointing: float = 0.0,
+        lora: Lora | Mapping | None = None,
     ):
         super().__init__(model, optimizer, warmup, vision_lr)
         if routing not in ("paper", "exclusive"):
             raise ValueError(f"task.finetune.routing={routing!r}: legal values: paper, exclusive")
-        self.model.requires_grad_(True)
+        self.lora = Lora(**lora) if isinstance(lora, Mapping) else lora
+        if self.lora is None:
+            self.model.requires_grad_(True)
+        else:
+            add_adapters(self.model, self.lora)
         self.band = band if isinstance(band, Band) else Band(**band)
         self.robust = robust if isinstance(robust, Occasional) else Occasional(**robust)
         self.flip_loss = flip if isinstance(flip, Occasional) else Occasional(**flip)
@@ -78,6 +87,13 @@ class Finetune(PhotonTask):
             raise ValueError("task.finetune.pointing needs pruner=photon: its saliency is taught")
         if pointing:
             self.collate = SupervisedCollate
+
+    def on_fit_end(self) -> None:
+        if self.lora is None:
+            return
+        if self.lora.save and self.trainer.is_global_zero:
+            save_adapters(self.model, self.lora, Path(self.trainer.default_root_dir) / "adapters")
+        merge_adapters(self.model)
 
     def training_step(self, batch: VolumeBatch, batch_index: int) -> Tensor:
         n = len(batch.suffixes)
