@@ -1,10 +1,17 @@
-"""One question about one volume: `python -m photon ask VOLUME "QUESTION"`."""
+"""Questions about a volume: `python -m photon ask VOLUME ["QUESTION"]`."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from photon.model.dialogue import Dialogue, Turn
+    from photon.volume.store import VolumeStore
 
 DEFAULT_MODEL = "outputs/demo/export"
 
@@ -13,13 +20,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `ask`."""
     parser = subparsers.add_parser(
         "ask",
-        help="ask a question about a volume and see which parts of it were kept",
-        description="Prepare a volume, answer one question, and write a picture of the kept parts.",
+        help="ask about a volume and see which parts of it were kept",
+        description="Prepare a volume, answer one question, and write a picture of the kept parts; "
+        "without a question, answer one line after the other, from a terminal or a pipe.",
     )
     parser.add_argument(
         "volume", help="a .nii or .nii.gz file, a folder with a DICOM series, an image or a video"
     )
-    parser.add_argument("question", help="the question, in quotes")
+    parser.add_argument("question", nargs="?", help="the question, in quotes; none: a dialogue")
     parser.add_argument("--earlier", metavar="SCAN", help="an earlier scan of the same patient")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="export folder (%(default)s)")
     parser.add_argument("--store", default="outputs/data/store", help="default: %(default)s")
@@ -31,6 +39,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--picture", metavar="PNG", help="default: VOLUME_kept.png in this folder")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="default: %(default)s")
+    parser.add_argument(
+        "--num-beams", type=int, default=1, help="beam search (%(default)s: greedy)"
+    )
+    parser.add_argument("--temperature", type=float, help="draw tokens; 1 is the model's own")
+    parser.add_argument("--top-p", type=float, help="draw from the likeliest that reach this share")
+    parser.add_argument("--top-k", type=int, help="draw from so many of the likeliest")
+    parser.add_argument("--seed", type=int, help="of the draws (0)")
     parser.set_defaults(run=run)
 
 
@@ -39,49 +54,107 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from photon.analysis.kept import draw_kept
     from photon.errors import InputError
-    from photon.images.kinds import kind_of
     from photon.model.checkpoints import load_export
-    from photon.model.generate import generate
-    from photon.questions.dataset import Collate, Item
-    from photon.questions.record import Record
+    from photon.model.dialogue import Dialogue
     from photon.volume.store import VolumeStore
 
-    if not args.question.strip():
+    if args.question is not None and not args.question.strip():
         raise InputError("the question is empty: write it in quotes after the volume")
-    keep = budget(args.keep)
+    if args.question is None and args.picture is not None:
+        raise InputError("--picture shows what one question kept: give the question as well")
+    keep, options = budget(args.keep), choice(args)
     disable_progress_bar()  # one answer, not a bar of weights
     clock = [time.perf_counter()]
-    model = load_export(args.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
+    model = load_export(args.model).to(device)
     clock.append(time.perf_counter())
     store = VolumeStore(args.store, model.preparation)
     scans = [args.volume] if args.earlier is None else [args.earlier, args.volume]
-    volumes = tuple(store.read(scan) for scan in scans)
+    dialogue = Dialogue(model, [store.read(scan) for scan in scans], keep=keep)
     clock.append(time.perf_counter())
-    record = Record(id="ask", volume=args.volume, question=args.question.strip())
-    batch = Collate(model.builder, model.tokenizer, False)([Item(volumes, [record])]).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        end_id = model.tokenizer.convert_tokens_to_ids("<|im_end|>")
-        generation = generate(model, batch, end_id, args.max_new_tokens, keep=keep)
-    answer = model.tokenizer.decode(generation.tokens[0], skip_special_tokens=True).strip()
-    kept, visual = generation.kept_tokens[0], generation.visual_tokens[0]
-
-    print(answer)
-    print(f"kept {kept} of {visual} visual tokens ({kept / visual:.0%})")
+        if args.question is None:
+            return converse(dialogue, args.max_new_tokens, options)
+        turn = dialogue.ask(args.question.strip(), args.max_new_tokens, **options)
+    print(turn.answer)
+    print(kept(turn))
     stages = {"load model": clock[1] - clock[0], "read volume": clock[2] - clock[1]}
-    for name, seconds in {**stages, **generation.seconds}.items():
+    for name, seconds in {**stages, **turn.generation.seconds}.items():
         print(f"  {name:<16}{1000 * seconds:8.0f} ms")
-    if kind_of(args.volume) != "volume":
-        return 0  # the picture shows slices
-    picture = Path(args.picture or f"{stem(args.volume)}_kept.png")
-    told = f"{answer or '(no answer)'}   kept {kept} of {visual} tokens"
-    title = f"{args.question.strip()}\n{told}"
-    draw_kept(picture, model, generation, 0, store.load_hu(args.volume), title)
-    print(f"picture: {picture}")
+    draw(dialogue, store, args.volume, args.picture)
     return 0
+
+
+def converse(dialogue: Dialogue, max_new_tokens: int, options: dict[str, Any]) -> int:
+    """Answer the lines of standard input, token by token; the scan is read for the first only."""
+    from transformers import TextStreamer
+
+    beams = options["num_beams"] > 1
+    words = TextStreamer(dialogue.model.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer = None if beams else words
+    for question in lines():
+        turn = dialogue.ask(question, max_new_tokens, streamer=streamer, **options)
+        if beams:
+            print(turn.answer)
+        print(f"  {kept(turn)}", flush=True)
+    return 0
+
+
+def lines() -> Iterator[str]:
+    """Lines of standard input that are not empty, asked for with a sign on a terminal."""
+    ask = sys.stdin.isatty()
+    while True:
+        if ask:
+            print("> ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def kept(turn: Turn) -> str:
+    """How much of the volume the answer needed."""
+    count, visual = turn.generation.kept_tokens[0], turn.generation.visual_tokens[0]
+    return f"kept {count} of {visual} visual tokens ({count / visual:.0%})"
+
+
+def draw(dialogue: Dialogue, store: VolumeStore, volume: str, picture: str | None) -> None:
+    """A picture of what the last turn kept; of images and videos there is none."""
+    from photon.analysis.kept import draw_kept
+    from photon.images.kinds import kind_of
+
+    if kind_of(volume) != "volume":
+        return  # the picture shows slices
+    turn, path = dialogue.turns[-1], Path(picture or f"{stem(volume)}_kept.png")
+    share = kept(turn).split(" visual")[0]
+    title = f"{turn.question}\n{turn.answer or '(no answer)'}   {share} tokens"
+    draw_kept(path, dialogue.model, turn.generation, 0, store.load_hu(volume), title)
+    print(f"picture: {path}")
+
+
+def choice(args: argparse.Namespace) -> dict[str, Any]:
+    """How tokens are chosen, as `generate` takes it. Raises InputError on flags at odds."""
+    from photon.errors import InputError
+    from photon.model.decoding import Sampling
+
+    drawn = {
+        k: getattr(args, k) for k in ("top_p", "top_k", "seed") if getattr(args, k) is not None
+    }
+    if args.num_beams < 1:
+        raise InputError(f"--num-beams {args.num_beams}: give 1 (greedy) or more")
+    if args.temperature is None:
+        if drawn:
+            flag = next(iter(drawn)).replace("_", "-")
+            raise InputError(f"--{flag} is about draws: give --temperature as well (1 is plain)")
+        return {"num_beams": args.num_beams}
+    if args.num_beams > 1:
+        raise InputError("--num-beams searches and --temperature draws: give one of them")
+    try:
+        return {"num_beams": 1, "sampling": Sampling(args.temperature, **drawn)}
+    except ValueError as error:
+        raise InputError(f"--{str(error).replace('_', '-').replace('=', ' ', 1)}") from error
 
 
 def budget(value: float | None) -> float | int | None:

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from photon.model.generate import Generation, Reading, answer, read_for, read_on
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Keep, Pruner
-from photon.questions.batch import VolumeBatch
+from photon.questions.batch import Visual, VolumeBatch
 from photon.questions.dataset import Collate, Item
 from photon.questions.record import Record
 
@@ -34,7 +32,7 @@ class Dialogue:
 
     Args:
         model: with tokenizer and preparation, such as an export.
-        volumes: prepared (D, H, W) in [0, 1], see `VolumeStore.load`.
+        volumes: prepared (D, H, W) in [0, 1], images or videos, see `VolumeStore.read`.
         system: system prompt in place of the default one.
         keep, pruner: as in `generate`.
     """
@@ -42,7 +40,7 @@ class Dialogue:
     def __init__(
         self,
         model: PhotonModel,
-        volumes: Sequence[Tensor],
+        volumes: Sequence[Visual],
         system: str | None = None,
         keep: Keep = None,
         pruner: Pruner | None = None,

@@ -233,7 +233,9 @@ class TestSampling:
         batch, volumes, texts = prompts
         options = {"end_id": END, "max_new_tokens": 6}
         sampling = Sampling(temperature=1.5, top_p=0.95, seed=1)
+        state = torch.random.get_rng_state()
         together = pruned.generate(batch, **options, sampling=sampling).tokens
+        assert torch.equal(state, torch.random.get_rng_state())
         again = pruned.generate(batch, **options, sampling=sampling).tokens
         apart = [
             pruned.generate(one, **options, sampling=sampling).tokens[0]
