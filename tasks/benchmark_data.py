@@ -71,6 +71,7 @@ class BenchmarkData(QuestionData):
         reading = self.reading(split, kind)
         if (split, kind) not in self._prepared:
             self._prepared.add((split, kind))
+            self.reader.unpack()
             before = len(reading.problems)
             reading.require(self.root)
             self.require_kinds(reading.records)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from photon.questions.benchmarks.m3d import M3DVqa
 from photon.questions.benchmarks.using import prepare_benchmark
+from photon.volume.phantom import make_phantom
 from photon.volume.preparation import Preparation
 from photon.volume.store import VolumeStore
 from tests.integration.test_benchmark_paths import QUICK
@@ -46,11 +47,8 @@ def folder(tmp_path_factory) -> Path:
         broken = root / "SLAKE" / "imgs" / "xmlab9" / f"{split}.jpg"
         broken.parent.mkdir(exist_ok=True)
         broken.write_bytes(b"404 not found")
-    rows = [published.medframe_row(i, f"v{i // 2}", count=4) for i in range(8)]
-    published.write_json(root / "MedFrameQA" / "test.json", rows)
+    published.medframes(root, {i: f"v{i // 2}" for i in range(8)})
     published.nextqa(root, {"train": ["11", "12"], "test": ["13"]})
-    for number in range(12):
-        picture(root / "MedFrameQA" / f"v{number // 3}" / f"{number % 3}.jpg", number)
     for video in ("11", "12", "13"):
         for number in range(5):
             picture(root / "VidOR" / "1201" / video / f"{number:03d}.jpg", number)
@@ -92,6 +90,35 @@ def test_from_published_files_to_a_table(folder, call, words, questions) -> None
     if name == "slake":  # one image in three is broken: counted, named and left out
         said = " ".join((done.stdout + done.stderr).split())
         assert "1 bad" in said and "xmlab9/train.jpg: is not an image that can be read" in said
+
+
+def test_volumes_images_and_videos_in_one_data_set(folder, call) -> None:
+    """Also in one batch, one question, and with perturbed volumes."""
+    scan = folder / "data" / "scan.nii.gz"
+    phantom = make_phantom(1)
+    published.save_scan(scan, phantom.array.transpose(2, 1, 0), phantom.affine)
+    sources = [
+        {"videos": ["scan.nii.gz"]},
+        {"images": ["SLAKE/imgs/xmlab0/train.jpg"]},
+        {"images": ["SLAKE/imgs/xmlab1/train.jpg"], "videos": ["VidOR/1201/11", "scan.nii.gz"]},
+        {"videos": [[f"VidOR/1201/12/{number:03d}.jpg" for number in range(3)]]},
+    ]
+    rows = [{"query": "Is it large?", "response": "no", "patient": str(i), **source}
+            for i, source in enumerate(sources)]  # fmt: skip
+    for split in ("train", "test"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "data" / f"{split}.jsonl").write_text(text)
+    words = [word for word in STOCK if "reader" not in word and "volumes_per_batch" not in word]
+    files = ("dataset.train=data/train.jsonl", "dataset.test=data/test.jsonl")
+    done = call(
+        "train.py", "experiment=phase2", "dataset=records", *files, "name=mixed", *words,
+        "dataset.volumes_per_batch=4", "task.finetune.robust.probability=0.5",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    predictions = lines(folder / "outputs" / "mixed" / "predictions.jsonl")
+    volume, image, video = 28 * 2 * 2, 2, 2 * 2
+    tokens = {row["patient"]: row["visual_tokens"] for row in predictions}
+    assert tokens == {"0": volume, "1": image, "2": image + video + volume, "3": video}
 
 
 def test_check_names_the_broken_image(folder, call) -> None:

@@ -204,6 +204,12 @@ class Reader:
         """Published number of records under these settings; None where it is not known."""
         return self.facts.counts.get(f"{split} {kind}")
 
+    def unpack(self) -> None:
+        """Write out the images that the published tables hold, where records name them.
+
+        Nothing for most; what is there stays. Raises InputError where they cannot be written.
+        """
+
     def header(self, volume: str) -> ScanHeader | None:
         """What the metadata says of a volume whose own header is blank; None elsewhere."""
         return None

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from photon.questions.benchmarks.base import (
@@ -21,8 +22,9 @@ from photon.questions.benchmarks.base import (
     letter_of,
     need,
 )
-from photon.questions.benchmarks.tables import TABLES, Row
+from photon.questions.benchmarks.tables import TABLES, Row, embedded_images
 from photon.questions.record import LETTERS, Record
+from photon.volume.entries import write_atomically
 
 _COLUMNS = ("questionid", "modality", "videoid", "question", "options", "correctanswer")
 _PLACES = (".", "data")
@@ -40,7 +42,7 @@ class MedFrameQA(Reader):
 
     Args:
         files: folder of the Parquet or JSON files.
-        volumes: folder of the frames.
+        volumes: folder of the frames; `unpack` writes those inside the Parquet files there.
         division: video: no video lies in both parts; random: rows at random, as the paper's
             (its seed is not published); all: everything is "test".
         seed: of the division.
@@ -66,16 +68,41 @@ class MedFrameQA(Reader):
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
         whole = Reading()
-        for place in _PLACES:
-            found = sorted(self.path(self.files, place).glob("test*"))
-            for file in [path for path in found if path.suffix in TABLES]:
-                whole.table(file, _COLUMNS, self._record)
+        for file in self._tables():
+            whole.table(file, _COLUMNS, self._record)
         test = self._test(whole.records)
         reading.files, reading.problems, reading.notes = whole.files, whole.problems, whole.notes
         for record in whole.records:
             if (record.id in test) == (split == "test"):
                 reading.records.append(record)
                 reading.places[record.id] = whole.places[record.id]
+
+    def _tables(self) -> list[Path]:
+        found = [p for place in _PLACES for p in sorted(self.path(self.files, place).glob("test*"))]
+        return [path for path in found if path.suffix in TABLES]
+
+    def unpack(self) -> None:
+        for file in [path for path in self._tables() if path.suffix == ".parquet"]:
+            whole = Reading()
+            whole.table(file, _COLUMNS, self._record)
+            wanted = {frame for record in whole.records for frame in record.volumes}
+            absent = {frame for frame in wanted if not self.path(frame).exists()}
+            if not absent:
+                continue  # without reading the images
+            for row, images in embedded_images(file):
+                try:
+                    frames = self._frames(row)
+                except BadRow:
+                    continue  # said when it is read
+                for frame, data in zip(frames, images, strict=False):
+                    if frame in absent:
+                        write_atomically(self.path(frame), lambda stream, d=data: stream.write(d))
+
+    def _frames(self, row: Row) -> list[str]:
+        """Paths of a row's frames; BadRow where one leads out of the root."""
+        frames = row.get("imageurl") or row.get("imagepath") or []
+        frames = [frames] if isinstance(frames, str) else frames
+        return [f"{self.volumes}/{inside(self._name(name), 'frame')}" for name in frames]
 
     def _test(self, records: Sequence[Record]) -> set[str]:
         """Ids of the test part; it does not depend on the order of the rows."""
@@ -109,9 +136,7 @@ class MedFrameQA(Reader):
         if not all(choices.values()):
             raise BadRow("choice", "an option is empty; write its text")
         letter = letter_of(need(row, "correctanswer", "correct_answer"), choices)
-        frames = row.get("imageurl") or row.get("imagepath") or []
-        frames = [frames] if isinstance(frames, str) else frames
-        frames = [f"{self.volumes}/{inside(self._name(name), 'frame')}" for name in frames]
+        frames = self._frames(row)
         if not frames:
             raise BadRow("empty", "names no frame; fetch the published file")
         video = need(row, "videoid", "video_id")

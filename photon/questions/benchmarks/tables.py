@@ -136,14 +136,13 @@ def _object(path: Path, line: int, row: Any, required: tuple[str, ...]) -> Row |
 
 
 def _parquet(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, Row]]:
-    """All columns but embedded images, which are large and stay in the file."""
+    """All columns but embedded images, which are large (see `embedded_images`)."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         file = parquet.ParquetFile(path)
-        schema = file.schema_arrow
-        columns = [f.name for f in schema if not pyarrow.types.is_struct(f.type)]
+        columns = [f.name for f in file.schema_arrow if not pyarrow.types.is_struct(f.type)]
         _check_columns(path, 1, {squash(name) for name in columns}, required)
         batches = file.iter_batches(columns=columns)
         rows = (row for batch in batches for row in batch.to_pylist())
@@ -151,3 +150,19 @@ def _parquet(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, Row]]
             yield number, {squash(key): value for key, value in row.items()}
     except pyarrow.ArrowInvalid as error:
         raise TableError("file", str(path), f"is not Parquet ({error}); fetch it again") from error
+
+
+def embedded_images(path: Path) -> Iterator[tuple[Row, list[bytes]]]:
+    """(row, bytes of the images inside it, in the order of their columns) of a Parquet file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(path)
+    images = [f.name for f in file.schema_arrow if pyarrow.types.is_struct(f.type)]
+    for batch in file.iter_batches(batch_size=16):  # some hundred megabytes in all
+        for row in batch.to_pylist():
+            cells = [row.pop(name) or {} for name in images]
+            yield (
+                {squash(key): value for key, value in row.items()},
+                [cell["bytes"] for cell in cells if cell.get("bytes")],
+            )

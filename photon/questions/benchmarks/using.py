@@ -93,6 +93,7 @@ def prepare_benchmark(
     Raises:
         InputError: no file or no volume is there, or the disk is too small.
     """
+    reader.unpack()
     cases: dict[tuple[Source, str | None], Case] = {}
     bad: list[Finding] = []
     for split, kind, reading in read_all(reader, splits):
@@ -125,6 +126,8 @@ def check_benchmark(
     modality: of a data set that is not known to be CT; "mr" does not look at HU.
     """
     report, parts, headers = Report(), [], {}
+    if volumes:
+        reader.unpack()
     for split, kind, reading in read_all(reader, splits):
         name = f"{reader.facts.name} {split}"
         _check_count(report, f"{name} {kind}", reading, reader.expected(split, kind))

@@ -182,6 +182,30 @@ def medframe_row(number: int, video: str, count: int = 6, **changes) -> dict:
     return {**row, **changes}
 
 
+def medframes(root: Path, videos: dict[int, str]) -> Path:
+    """Parquet rows with their three frames inside, as PNG bytes."""
+    import io
+
+    import pyarrow
+    from PIL import Image
+    from pyarrow import parquet
+
+    rows = []
+    for number, video in videos.items():
+        row = medframe_row(number, video, count=4)
+        row["image_url"] = [f"https://host/{video}/{number}_{k}.jpg" for k in range(3)]
+        for k in range(5):  # columns of the questions with most frames
+            stream = io.BytesIO()
+            grey = np.full((60, 80), 10 * number + k, np.uint8)
+            Image.fromarray(grey).save(stream, "png")
+            row[f"image_{k + 1}"] = {"bytes": stream.getvalue()} if k < 3 else None
+        rows.append(row)
+    path = root / "MedFrameQA" / "data" / "test-0.parquet"
+    path.parent.mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return root
+
+
 def nextqa(root: Path, videos: dict[str, list[str]]) -> Path:
     """Two questions about each video; its VidOR folder is 1201."""
     header = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4".split(",")

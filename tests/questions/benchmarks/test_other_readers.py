@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from photon.errors import InputError
+from photon.images.reading import read_image
 from photon.questions.benchmarks.abdomenatlas import AbdomenAtlas
 from photon.questions.benchmarks.deeptumorvqa import SUBTYPES, DeepTumorVQA, split_options
 from photon.questions.benchmarks.m3d import M3DCap, M3DVqa
@@ -22,6 +23,7 @@ from tests.questions.benchmarks.published import (
     deeptumor_number,
     deeptumor_row,
     medframe_row,
+    medframes,
     slake_row,
     write_csv,
     write_json,
@@ -208,6 +210,22 @@ def test_medframeqa_options_and_divisions(tmp_path) -> None:
     assert six.volumes == tuple(f"MedFrameQA/{six.patient}/{i}.jpg" for i in range(3))
     official = MedFrameQA(str(tmp_path), prompt="official").read("test").records[0]
     assert official.answer.startswith("Answer: ") and "Answer: $LETTER" in official.system
+
+
+def test_medframeqa_frames_are_unpacked_once(tmp_path) -> None:
+    medframes(tmp_path, {1: "v1", 2: "v2"})
+    reader = MedFrameQA(str(tmp_path), division="all")
+    reader.unpack()
+    reading = reader.read("test")
+    reading.require(tmp_path)
+    values = [[read_image(tmp_path / v)[0, 0, 0] for v in r.volumes] for r in reading.records]
+    assert values == [[10, 11, 12], [20, 21, 22]] and not reading.problems
+    first = tmp_path / reading.records[0].volume
+    before = first.stat().st_mtime_ns
+    (tmp_path / reading.records[1].volume).unlink()
+    reader.unpack()
+    assert (tmp_path / reading.records[1].volume).is_file()
+    assert first.stat().st_mtime_ns == before
 
 
 def test_bad_medframeqa_rows(tmp_path) -> None:
