@@ -224,7 +224,8 @@ class BatchBuilder:
             raise InputError(
                 f"{named} is a 2D image or video, and patches of {self.patch} voxels with "
                 f"{self.channels} channels see volumes only. Choose a model with the stock patches "
-                "(2, 14, 14) of 3 channels, such as model=photon_max, or leave such records out"
+                f"{(2, *self.patch[1:])} of 3 channels, such as model=photon_max, or leave such "
+                "records out"
             )
 
     @property
