@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig
 from photon.errors import InputError
 from photon.model.backbone import empty_backbone, read_config
 from photon.model.keys import PRUNER, Layout, find_layout
+from photon.model.official import pruner_shapes
 from photon.model.shards import (
     Stored,
     checkpoint_folder,
@@ -130,11 +131,11 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
                 "layouts: copy the checkpoint again"
             )
         named[layout.ours(key)] = one
+    _check_weights(folder, config, layout, named)
     weights = {key: one for key, one in named.items() if not key.startswith(PRUNER)}
     pruner = {key[len(PRUNER) :]: one for key, one in named.items() if key.startswith(PRUNER)}
     if (folder / PRUNER_FILE).is_file():
         pruner = {one.name: one for one in read_header(folder / PRUNER_FILE)}
-    _check_weights(folder, config, layout, weights)
     return Checkpoint(folder, config, layout, weights, pruner, ignored)
 
 
@@ -142,6 +143,8 @@ def _check_weights(
     folder: Path, config: PreTrainedConfig, layout: Layout, weights: dict[str, Stored]
 ) -> None:
     expected = {k: tuple(v.shape) for k, v in empty_backbone(config).state_dict().items()}
+    if any(key.startswith(PRUNER) for key in weights):
+        expected |= pruner_shapes(config)
     needed = set(expected) - ({_HEAD} if config.tie_word_embeddings else set())
     faults = {
         "missing": sorted(layout.stored(key) for key in needed - set(weights)),

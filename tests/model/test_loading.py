@@ -13,7 +13,7 @@ from photon.model.loading import find_dtype, load_backbone, open_checkpoint
 from photon.volume.preparation import Preparation
 from tests.model.checkpoint_files import shapes, stock_model, stored_state, write
 
-SIZE = Preparation(spacing=(3, 3, 3), crop=(28, 56, 56), size=(28, 56, 56))
+SIZE = Preparation(spacing=(3, 3, 3), crop=(112, 224, 224), size=(112, 224, 224))
 
 
 def assert_same(model, reference):
