@@ -86,10 +86,15 @@ def test_phase_1_learns_with_the_patch_embedding_alone(data, tmp_path) -> None:
     assert not (tmp_path / "retention.parquet").exists()
 
 
-def test_phase_2_goes_through_all_stages_and_learns(data, tmp_path) -> None:
+QWEN3 = ("model=tiny_qwen3", "model.preparation.size=[64,64,64]", "model.checkpointing=true")
+
+
+@pytest.mark.parametrize("model", [(), QWEN3], ids=["qwen2_5", "qwen3_recomputed"])
+def test_phase_2_goes_through_all_stages_and_learns(data, tmp_path, model) -> None:
     """A step at a boundary belongs to the new stage: 0.2, 0.4 and 0.45 of 20 steps."""
     config = configure(
         data,
+        *model,
         "trainer.max_steps=20",
         "task.finetune.optimizer.lr=0.003",
         "task.finetune.robust.probability=0.0",  # a perturbed batch would have no answer loss
