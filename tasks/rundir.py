@@ -20,6 +20,7 @@ from photon.errors import InputError
 NEUTRAL_KEYS = (
     "logger",
     "trainer.precision",
+    "trainer.deterministic",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
     "dataset.workers",

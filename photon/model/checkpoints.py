@@ -98,9 +98,10 @@ def build_model(
         words = load_tokenizer(tokenizer or str(checkpoint.folder))
         check_tokenizer(checkpoint.config, words)
         check_shape(pretrained, checkpoint.config, text, vision, family)
-        check_preparation(checkpoint.folder, _spec_of(checkpoint), preparation)
+        channels, seen = vision.get("in_channels", 3), checkpoint.config.vision_config
+        kept = (slices, channels) == (seen.temporal_patch_size, seen.in_channels)
+        check_preparation(checkpoint.folder, _spec_of(checkpoint), preparation, kept)
         backbone = checkpoint.load_backbone(find_dtype(dtype, checkpoint), device)
-        channels = vision.get("in_channels", 3)
         replaced = replace_patch_embedding(backbone, slices, channels, patch_init, seed)
         logger.info(_fill_pruner(checkpoint, pruner, replaced))
     model = PhotonModel(

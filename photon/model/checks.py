@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from photon.errors import InputError
@@ -50,11 +51,18 @@ def check_shape(path: str, config, text: Mapping, vision: Mapping, family: str) 
         )
 
 
-def check_preparation(folder: Path, spec: Mapping | None, preparation: Preparation) -> None:
-    """Trained weights go with the volumes that they were trained on; stock ones say nothing."""
+def check_preparation(
+    folder: Path, spec: Mapping | None, preparation: Preparation, kept: bool
+) -> None:
+    """Trained weights go with the volumes that they were trained on; stock ones say nothing.
+
+    kept: whether their patch embedding stays; a new one may learn to see other windows.
+    """
     if spec is None:
         return
     trained = Preparation.from_dict(spec["preparation"])
+    if not kept:
+        trained = replace(trained, windows=preparation.windows)
     if trained.fingerprint() != preparation.fingerprint():
         ours, theirs = preparation.to_dict(), trained.to_dict()
         keys = [k for k in theirs if theirs[k] != ours[k]]

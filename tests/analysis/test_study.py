@@ -1,6 +1,7 @@
 """Tables of a study on synthetic run directories whose differences are known."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,20 @@ def test_accuracy_within_the_questions_of_a_key(folder):
     assert table["existence"]["better"]["difference"]["n"] == PATIENTS * QUESTIONS / 2
     with pytest.raises(InputError, match="--by colour"):
         sections(study, 20, by="colour")
+
+
+def test_the_notebook_draws_a_study(folder, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    path = Path(__file__).resolve().parents[2] / "notebooks" / "study.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    monkeypatch.setenv("PHOTON_STUDY", str(folder))
+    where = {"metadata": {"path": str(path.parent)}}
+    client = nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where)
+    client.execute()  # raises CellExecutionError on any error
+    data = [o.get("data", {}) for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    text = "\n".join(d.get("text/markdown", "") for d in data)
+    assert "### Accuracy by subtask" in text and "### Budgets (better)" in text
+    assert sum("image/png" in d for d in data) == 2  # curve and variants
 
 
 def test_seeds_are_averaged_and_not_counted_as_questions(tmp_path):

@@ -63,6 +63,15 @@ def test_windows_alike_give_the_tokens_of_the_embedding_that_was_inflated(tmp_pa
         torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_only_a_new_patch_embedding_may_see_other_windows_than_the_weights_did(tmp_path):
+    save_export(build(WINDOWS[:2], 2), tmp_path)
+    options = {"pretrained": str(tmp_path), "tokenizer": None, "patch_init": "inflate"}
+    for windows, channels in ((None, 1), (WINDOWS, 3)):
+        assert build(windows, channels, **options).preparation.channels == (windows and 3)
+    with pytest.raises(InputError, match=r"windows=.*0, 600.*\(trained with .*-160, 240"):
+        build([WINDOWS[0], WINDOWS[2]], 2, **options)
+
+
 def test_a_single_window_is_repeated_over_the_channels_of_a_stock_embedding():
     model = build(WINDOWS[:1], 3)
     volume = torch.rand(28, 56, 56)
