@@ -220,7 +220,10 @@ class BatchBuilder:
     def require_images(self, record: Record | None, place: int = 0) -> None:
         """Raise InputError, naming the record and its image or video, unless `takes_images`."""
         if not self.takes_images:
-            named = f"record {record.id!r}: {label(record.volumes[place])}" if record else "an item"
+            sources = record.volumes if record else ()
+            named = "what is asked about"  # in a dialogue, whose records name no file
+            if place < len(sources) and sources[place]:
+                named = f"record {record.id!r}: {label(sources[place])}"
             raise InputError(
                 f"{named} is a 2D image or video, and patches of {self.patch} voxels with "
                 f"{self.channels} channels see volumes only. Choose a model with the stock patches "

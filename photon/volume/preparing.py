@@ -175,14 +175,22 @@ def _worth_processes(cases: list[Case]) -> int:
 
 
 def _check_room(store: VolumeStore, todo: list[Case]) -> None:
-    """Say how much disk the run needs; refuse when it is not there."""
-    sizes = "x".join(map(str, store.preparation.size))
-    need = sum(_bytes_of(case, store.preparation) for case in todo)
+    """Say how much disk the run needs; refuse when it is not there.
+
+    Of images and videos only a bound is known beforehand, which is said and refuses nothing.
+    """
+    size, images = store.preparation.size, store.preparation.images
+    kinds = [kind_of(case.source) for case in todo]
+    volumes = [case for case, kind in zip(todo, kinds, strict=True) if kind == "volume"]
+    need = sum(math.prod(size) * (2 if case.labels is None else 3) for case in volumes)
+    others = 3 * images.max_pixels * kinds.count("image")
+    others += 3 * images.frame_pixels * images.frames * kinds.count("video")
     store.root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(store.root).free
     print(
-        f"{len(todo)} cases to prepare (volumes to {sizes}) in {store.root}: "
-        f"{need / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free",
+        f"{len(todo)} cases to prepare (volumes to {'x'.join(map(str, size))}) in {store.root}: "
+        f"{need / 2**30:.2f} GiB {f'and up to {others / 2**30:.2f} of images ' if others else ''}"
+        f"of {free / 2**30:.1f} GiB free",
         file=sys.stderr,
     )
     if need > free:
@@ -190,14 +198,6 @@ def _check_room(store: VolumeStore, todo: list[Case]) -> None:
             f"{store.root}: {need / 2**30:.2f} GiB are needed and {free / 2**30:.2f} GiB are free. "
             "Free space, choose another --store, or prepare fewer volumes at a time."
         )
-
-
-def _bytes_of(case: Case, preparation: Preparation) -> int:
-    """Disk that a prepared case takes; of images and videos, at most."""
-    kind, images = kind_of(case.source), preparation.images
-    if kind == "volume":
-        return math.prod(preparation.size) * (2 if case.labels is None else 3)
-    return 3 * (images.max_pixels if kind == "image" else images.frames * images.frame_pixels)
 
 
 class _BadCases:

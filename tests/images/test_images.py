@@ -65,6 +65,24 @@ def test_patches_equal_the_stock_image_processor(tmp_path, shape) -> None:
     np.testing.assert_allclose(batch.patches, stock["pixel_values"], atol=1e-6)
 
 
+def test_patches_of_a_video_pair_its_frames(tmp_path) -> None:
+    """Five frames are three patches deep; the last pairs the last frame with itself."""
+    pixels = np.stack([picture(56, 84, seed=i) for i in range(5)])
+    np.save(tmp_path / "clip.npy", pixels)
+    settings = ImagePreparation(min_pixels=784)
+    frames = ImageStore(tmp_path / "store", settings).load(tmp_path / "clip.npy")
+    builder = BatchBuilder((2, 14, 14), 3, 2, 1, visual_id=3, image_id=2)
+    batch = builder([[frames]], [[prompt(torch.Generator())]])
+    stock = Qwen2VLImageProcessorPil(min_pixels=784, do_normalize=False)
+    rows = [stock(Image.fromarray(p), return_tensors="pt")["pixel_values"] for p in pixels]
+    rows = [row.reshape(-1, 3, 2, 14, 14) for row in rows]  # both halves hold the frame
+    pairs = [(0, 1), (2, 3), (4, 4)]
+    expected = [torch.stack([rows[a][:, :, 0], rows[b][:, :, 1]], 2).flatten(1) for a, b in pairs]
+    assert batch.grids == [((3, 4, 6),)] and batch.visual_lengths == [3 * 2 * 3]
+    np.testing.assert_allclose(batch.patches, torch.cat(expected), atol=1e-6)
+    assert set(batch.prefix_ids[batch.visual].tolist()) == {3}
+
+
 def test_modes_orientation_and_depth(tmp_path) -> None:
     rgb = picture(20, 30)
     image = Image.fromarray(rgb)

@@ -264,6 +264,9 @@ def test_an_image_before_patches_that_see_volumes_only(folder, tmp_path):
     collate = Collate(volumes_only.builder, load_tokenizer("tiny"), False)
     with pytest.raises(InputError, match=r"record 'image: What.*a b.png is a 2D.*photon_max"):
         collate([data[0]])
+    unnamed = replace(data[1].records[0], volume="", more_volumes=())
+    with pytest.raises(InputError, match="what is asked about is a 2D image or video"):
+        collate([replace(data[1], records=[unnamed])])
     model = stock_patch_model("qwen2_5")
     model.preparation = replace(model.preparation, images=replace(IMAGES, factor=32))
     data = questions(folder, tmp_path, model)
