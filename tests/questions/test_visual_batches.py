@@ -93,7 +93,7 @@ def stock_patch_model(family: str, positions: str = "trained") -> PhotonModel:
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter.mul_(4.0 if parameter.dim() > 1 else 1.0)
-    size = (28, 56, 56) if family == "qwen2_5" else (14, 224, 224)  # what 28 and 32 divide
+    size = (28, 56, 56) if family == "qwen2_5" else (16, 64, 64)
     preparation = Preparation(size=size, crop=size, images=replace(IMAGES, factor=side))
     return PhotonModel(
         backbone, None, tokenizer=tokenizer, preparation=preparation, depth_stride=6,
