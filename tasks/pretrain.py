@@ -20,6 +20,7 @@ from photon.pruning.its import PhotonPruner
 from photon.questions.batch import VolumeBatch
 from photon.questions.supervision import (
     N_LABELS,
+    HintedCollate,
     Pointers,
     SupervisedCollate,
     TokenStatistics,
@@ -159,9 +160,9 @@ class Pretrain(PhotonTask):
         see_first: share of the steps that train vision alone.
         dense: weight of the dense vision losses once answers train too.
         pointing: weight of each of the two pointing losses.
+        hints: ask half of the choice questions after their answer was given in words, so that only
+            its letter is left to find (see `HintedCollate`).
     """
-
-    collate = SupervisedCollate
 
     def __init__(
         self,
@@ -172,11 +173,13 @@ class Pretrain(PhotonTask):
         see_first: float = 0.0,
         dense: float = 0.5,
         pointing: float = 0.5,
+        hints: bool = False,
     ):
         super().__init__(model, optimizer, warmup)
         if not isinstance(model.pruner, PhotonPruner):
             raise ValueError("task.pretrain needs pruner=photon: its saliency learns to point")
         self.reads = tuple(reads)
+        self.collate = HintedCollate if hints else SupervisedCollate
         self.see_first, self.dense_weight, self.pointing_weight = see_first, dense, pointing
         self.attention = Attention(model, min(model.cut + 1, model.n_layers - 1))
         # The read-outs outlive a phase, like the model: new ones would spoil what it has learned to

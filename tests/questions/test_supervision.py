@@ -8,8 +8,10 @@ from photon.questions.batch import BatchBuilder
 from photon.questions.dataset import Item
 from photon.questions.record import Record
 from photon.questions.supervision import (
+    HintedCollate,
     SupervisedCollate,
     evidence_shares,
+    hinted,
     item_statistics,
     places,
 )
@@ -93,3 +95,29 @@ def test_pointers_stand_before_what_they_tell():
     heart = loop_statistics(items[1].labels[0], items[1].volumes[0].numpy(), 3)[0]
     torch.testing.assert_close(share[-1], torch.from_numpy(heart).float())
     torch.testing.assert_close(evidence_shares(batch).reshape(3, -1)[[0, 2]], share[[0, -1]])
+
+
+def test_hints_are_given_to_some_choice_questions_and_leave_the_rest_alone():
+    choices = {"A": "small", "B": "large"}
+    asked = [
+        Record(f"q{i}", "ct", "How large is it?\nA. small\nB. large\nAnswer with the letter.", "B",
+               question_type="choice", choices=choices, answer_letter="B")
+        for i in range(40)
+    ]  # fmt: skip
+    free = Record("free", "ct", "How large is it?", "large", evidence=(4,))
+    assert hinted(free) is free
+    told = [hinted(record) for record in asked]
+    given = [record for record in told if record.history]
+    assert 10 < len(given) < 30 and len({record.id for record in told}) == 40
+    assert all(record.history == (("How large is it?", "large"),) for record in given)
+    assert all(new is old for new, old in zip(told, asked, strict=True) if not new.history)
+    assert {(r.question, r.answer) for r in told} == {(asked[0].question, "B")}
+
+    words = load_tokenizer("tiny")
+    collate = HintedCollate(BatchBuilder(TOKEN, 1, 1, 1, 5), words, with_answer=True)
+    batch = collate([item(0, asked)])
+    text = [words.decode(batch.suffix_ids[segment]) for segment in batch.suffixes]
+    for record, words_of, segment in zip(told, text, batch.suffixes, strict=True):
+        assert ("large<|im_end|>" in words_of) == bool(record.history)
+        supervised = [int(t) for t in batch.targets[segment] if t != -100]
+        assert words.decode(supervised) == "B<|im_end|>"  # the hint itself is not supervised
