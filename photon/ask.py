@@ -37,6 +37,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="BUDGET",
         help="a share in (0, 1] or a number of tokens, in place of the learned threshold",
     )
+    parser.add_argument(
+        "--pruner",
+        choices=("photon", "random", "uniform", "fastv", "none"),
+        help="in place of the export's own; a threshold that nothing has trained needs --keep",
+    )
     parser.add_argument("--picture", metavar="PNG", help="default: VOLUME_kept.png in this folder")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="default: %(default)s")
     parser.add_argument(
@@ -55,8 +60,9 @@ def run(args: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from photon.errors import InputError
-    from photon.model.checkpoints import load_export
+    from photon.model.checkpoints import PRUNERS, load_export
     from photon.model.dialogue import Dialogue
+    from photon.pruning.attach import check_threshold, replace_pruner
     from photon.volume.store import VolumeStore
 
     if args.question is not None and not args.question.strip():
@@ -68,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
     clock = [time.perf_counter()]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_export(args.model).to(device)
+    if args.pruner is not None:
+        replace_pruner(model, None if args.pruner == "none" else PRUNERS[args.pruner]().to(device))
+        check_threshold(model.pruner, keep)
+        model.eval()
     clock.append(time.perf_counter())
     store = VolumeStore(args.store, model.preparation)
     scans = [args.volume] if args.earlier is None else [args.earlier, args.volume]

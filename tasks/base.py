@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from photon.losses import answer_loss
+from photon.model.checks import check_preparation
 from photon.model.photon import Output, PhotonModel
 from photon.questions.batch import VolumeBatch
 from photon.questions.dataset import Collate
@@ -93,6 +94,15 @@ class PhotonTask(LightningModule):
         total = total_steps(self.trainer)
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, total, self.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.model.preparation is not None:
+            checkpoint["preparation"] = self.model.preparation.to_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises InputError where the checkpoint was trained on volumes prepared otherwise."""
+        spec = checkpoint if "preparation" in checkpoint else None
+        check_preparation("the checkpoint to resume from", spec, self.model.preparation)
 
     def answer_term(self, output: Output, use: Tensor | None = None) -> Tensor:
         """Cross-entropy averaged over the batch's questions; those outside `use` count as zero."""

@@ -52,7 +52,7 @@ def check_shape(path: str, config, text: Mapping, vision: Mapping, family: str) 
 
 
 def check_preparation(
-    folder: Path, spec: Mapping | None, preparation: Preparation, kept: bool
+    where: Path | str, spec: Mapping | None, preparation: Preparation, kept: bool = True
 ) -> None:
     """Trained weights go with the volumes that they were trained on; stock ones say nothing.
 
@@ -68,6 +68,6 @@ def check_preparation(
         keys = [k for k in theirs if theirs[k] != ours[k]]
         listed = ", ".join(f"{k}={ours[k]} (trained with {theirs[k]})" for k in keys)
         raise InputError(
-            f"model.preparation differs from that of {folder}: {listed}. "
+            f"model.preparation differs from that of {where}: {listed}. "
             "Use the values that the weights were trained with"
         )

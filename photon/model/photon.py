@@ -130,6 +130,7 @@ class PhotonModel(nn.Module):
             image_id=self.backbone.config.image_token_id,
             tokens_per_second=getattr(vision, "tokens_per_second", 1),
             timestamps=Timestamps(self.tokenizer) if frames_apart else None,
+            context=self.backbone.config.text_config.max_position_embeddings,
         )
 
     def forward(

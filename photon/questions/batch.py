@@ -97,6 +97,7 @@ class BatchBuilder:
         timestamps: token ids of "<1.5 seconds>" for 1.5, for a model that was trained with each
             temporal patch of a video between vision start and end of its own, after its time
             (Qwen3-VL); a volume's slices are a second apart. None keeps them together (Qwen2.5-VL).
+        context: rows and positions that a sequence may have, or None for any number.
     """
 
     patch: Grid
@@ -109,6 +110,7 @@ class BatchBuilder:
     image_id: int | None = None
     tokens_per_second: float = 2.0
     timestamps: Callable[[float], list[int]] | None = None
+    context: int | None = None
 
     def __call__(
         self,
@@ -121,7 +123,8 @@ class BatchBuilder:
 
         A volume is (D, H, W) in [0, 1], or (C, D, H, W) with a channel for each of its windows.
         The questions of one item must share the text before it (system prompt). Raises InputError
-        where an image or video meets patches that see volumes only.
+        where an image or video meets patches that see volumes only, and for a question that is
+        longer than the context.
         """
         for v, group in enumerate(volumes):
             for place, visual in enumerate(group):
@@ -140,6 +143,8 @@ class BatchBuilder:
             visual.append(is_visual)
             positions.append(where)
             for prompt in questions:
+                length = max(resume, len(prefix[-1])) + len(prompt.suffix)
+                self._check_length(length, records, len(volume_of))
                 ids = torch.tensor(prompt.suffix)
                 suffix.append(ids)
                 suffix_positions.append(text_positions(resume, len(ids)))
@@ -166,6 +171,18 @@ class BatchBuilder:
             records=[r for group in records for r in group] if records else [],
             labels=list(labels) if labels else [],
         )
+
+    def _check_length(
+        self, length: int, records: Sequence[Sequence[Record]] | None, question: int
+    ) -> None:
+        if self.context is not None and length > self.context:
+            flat = [record.id for group in records or () for record in group]
+            named = f"record {flat[question]!r}" if flat else f"question {question}"
+            raise InputError(
+                f"{named} takes {length} positions with its visual tokens, and the model was "
+                f"trained for {self.context} (max_position_embeddings): shorten the question or "
+                "answer, or use fewer visual tokens"
+            )
 
     def _prefix(
         self, head: list[int], after: list[int], visuals: Sequence[Visual]

@@ -203,3 +203,24 @@ def test_the_packaged_weights_see_like_the_embedding_that_they_were_trained_with
         for model in (inflated, original)
     ]
     torch.testing.assert_close(*tokens, atol=1e-4, rtol=1e-3)
+
+
+def test_a_question_longer_than_the_context_is_named():
+    """4 visual tokens, and words: before anything is encoded."""
+    text = {**text_config(), "max_position_embeddings": 40}
+    model = build_model(text, {**VISION, **PATCH}, Preparation(**SMALL), tokenizer="tiny")
+    volume = torch.zeros(28, 56, 56)
+    collate = Collate(model.builder, model.tokenizer, False)
+    long = Record("too-long", "v", "How large is the liver? " * 20)
+    with pytest.raises(InputError, match=r"'too-long' takes \d+ positions .* trained for 40"):
+        collate([Item((volume,), [long])])
+    deep = build_model(
+        {**text, "max_position_embeddings": 100},
+        {**VISION, **PATCH},
+        Preparation(**SMALL),
+        tokenizer="tiny",
+        depth_stride=90,
+    )
+    short = Record("short", "v", "How large is the liver?")
+    with pytest.raises(InputError, match="'short' takes"):  # few rows, far positions
+        Collate(deep.builder, deep.tokenizer, False)([Item((volume,), [short])])
