@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import sys
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -16,8 +15,8 @@ def when_imported(module: str, ours: str, function: str) -> None:
         sys.meta_path.insert(0, _Waiting(module, ours, function))
 
 
-class _Waiting(MetaPathFinder):
-    """Lets the other finders find `module`, and adds a call after its code has run."""
+class _Waiting:
+    """A finder that lets the others find `module`, and adds a call after its code has run."""
 
     def __init__(self, module: str, ours: str, function: str):
         self.module, self.ours, self.function = module, ours, function

@@ -1,6 +1,6 @@
 """Exports in Hugging Face's Auto classes and in the stock class, side by side."""
 
-import json
+import importlib
 import subprocess
 import sys
 
@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from photon.errors import InputError
+from photon.imports import when_imported
 from photon.model.checkpoints import save_export
 from photon.model.hf import PhotonForVolumeQuestions
 from photon.model.photon import PhotonModel
@@ -123,22 +124,32 @@ def test_dtype_is_that_which_was_asked_for(exported):
     assert isinstance(loaded.photon, PhotonModel)
 
 
-ORDERS = {
-    "photon first": "import photon; from transformers import AutoModel",
-    "transformers first": "from transformers import AutoModel; import photon",
-}
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_import_photon_is_enough_in_any_order(order, tmp_path, root):
+def test_import_photon_is_enough_and_imports_nothing_heavy(tmp_path, root):
     save_export(small_model(), tmp_path)
-    code = f"{ORDERS[order]}; print(type(AutoModel.from_pretrained({str(tmp_path)!r})).__name__)"
+    code = f"""
+import sys, photon
+print(sorted({{"torch", "transformers", "numpy"}} & set(sys.modules)))
+from transformers import AutoModel
+print(type(AutoModel.from_pretrained({str(tmp_path)!r})).__name__)
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert done.stdout.strip() == "PhotonForVolumeQuestions", done.stderr
+    assert done.stdout.split("\n")[:2] == ["[]", "PhotonForVolumeQuestions"], done.stderr
 
 
-def test_import_photon_imports_nothing_heavy(root):
-    code = "import photon, sys, json; print(json.dumps(sorted(m for m in sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
-    assert "photon" in loaded and not loaded & {"torch", "transformers", "numpy"}
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_a_call_follows_another_import_in_any_order(order, tmp_path, monkeypatch):
+    """Once, after the other module's code has run, and not before it is asked for."""
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs, ours = f"theirs_{order}", f"ours_{order}"
+    body = f"calls = []\ndef call():\n    import {theirs}\n    calls.append({theirs}.value)\n"
+    (tmp_path / f"{theirs}.py").write_text("value = 1\n")
+    (tmp_path / f"{ours}.py").write_text(body)
+    finders = list(sys.meta_path)
+    if order == "after":
+        importlib.import_module("theirs_after")
+    when_imported(theirs, ours, "call")
+    if order == "before":
+        assert "ours_before" not in sys.modules
+        importlib.import_module("theirs_before")
+        importlib.reload(sys.modules["theirs_before"])
+    assert sys.modules[ours].calls == [1] and sys.meta_path == finders

@@ -161,6 +161,21 @@ def test_caches_equal_masking_the_stock_layers(double_islands, monkeypatch, kv, 
     assert not torch.allclose(decoding.logits[0], other, atol=1e-3)
 
 
+def test_what_hugging_face_offers_beside_decoding_works_on_our_caches():
+    """Processors that read the prompt, several sequences and penalties, against the stock class."""
+    model = talkative(PhotonModel(backbone()))
+    batch = visual_batch(["volume"], answered=False)
+    options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.3}
+    options |= {"repetition_penalty": 1.5, "eos_token_id": END, "pad_token_id": END}
+    options |= {"max_new_tokens": 6, "do_sample": False, "bad_words_ids": [[9]]}
+    wrapped = PhotonForVolumeQuestions(model)
+    ours = wrapped.generate(batch, stage="off", **options)[2:]  # the longer question: no padding
+    stock = model.backbone.generate(**stock_inputs(batch, ["volume"], 1), **options)
+    assert torch.equal(ours, stock) and len({tuple(row) for row in ours.tolist()}) == 2
+    with pytest.raises(ValueError, match="stateful"):
+        wrapped.generate(batch, prompt_lookup_num_tokens=3, max_new_tokens=4)
+
+
 def test_hugging_face_generate_is_the_same_greedy_decoding(pruned, prompts):
     batch, _, _ = prompts
     ours = pruned.generate(batch, END, max_new_tokens=6, keep=0.4).tokens
