@@ -88,20 +88,15 @@ class PhotonDecoder(nn.Module):
         hidden, scored = self.layers.run(
             hidden, positions, plan, 0, stop, cache, score_layer, deepstack=deepstack
         )
-        rows = torch.cat(seen)
-        visual_row = torch.cat([batch.visual, torch.zeros_like(batch.instruction)])
         return Trunk(
-            batch,
-            plan,
-            hidden,
-            positions,
-            rows,
-            Segments([len(r) for r in seen], hidden.device),
-            visual_row[rows],
-            rows >= batch.prefixes.total,
-            deepstack,
-            scored,
-            self.training,
+            batch=batch,
+            plan=plan,
+            hidden=hidden,
+            positions=positions,
+            deepstack=deepstack,
+            scored=scored,
+            training=self.training,
+            **_rows(batch, seen),
         )
 
     def follow(self, before: Trunk, batch: VolumeBatch, cache: KeyValues) -> Trunk:
@@ -120,19 +115,14 @@ class PhotonDecoder(nn.Module):
         suffix, scored = self.layers.run(
             suffix, batch.suffix_positions, plan, 0, stop, cache, score_layer
         )
-        rows = torch.cat(seen)
-        visual_row = torch.cat([batch.visual, torch.zeros_like(batch.instruction)])
         return replace(
             before,
             batch=batch,
             plan=self._plan(batch, seen),
             hidden=torch.cat([before.hidden[:n], suffix]),
             positions=torch.cat([batch.prefix_positions, batch.suffix_positions], 1),
-            rows=rows,
-            seen=Segments([len(r) for r in seen], device),
-            is_visual=visual_row[rows],
-            is_suffix=rows >= n,
             scored=None if scored is None else before.scored.follow(n, scored),
+            **_rows(batch, seen),
         )
 
     def _plan(self, batch: VolumeBatch, seen: list[Tensor]) -> AttentionPlan:
@@ -278,6 +268,18 @@ def _seen(batch: VolumeBatch, device: torch.device) -> list[Tensor]:
     suffix_rows = own[n_prefix:].split(batch.suffixes.lengths)
     pairs = zip(batch.volume_of, suffix_rows, strict=True)
     return [torch.cat([prefix_rows[v], rows]) for v, rows in pairs]
+
+
+def _rows(batch: VolumeBatch, seen: list[Tensor]) -> dict[str, Tensor | Segments]:
+    """The fields of a `Trunk` that tell which rows the questions see."""
+    rows = torch.cat(seen)
+    visual_row = torch.cat([batch.visual, torch.zeros_like(batch.instruction)])
+    return {
+        "rows": rows,
+        "seen": Segments([len(r) for r in seen], rows.device),
+        "is_visual": visual_row[rows],
+        "is_suffix": rows >= batch.prefixes.total,
+    }
 
 
 def prune_context(trunk: Trunk, score_rope: bool) -> PruneContext:
