@@ -14,6 +14,7 @@ from tasks.checkpointing import has_checkpoint
 from tasks.datamodule import QuestionData
 from tasks.entry import finish_loggers, main
 from tasks.evaluate import Evaluation, evaluate
+from tasks.precision import check_precision
 from tasks.progress import StepProgress, say
 from tasks.rundir import config_hash, is_finished, open_run, write_status
 from tasks.schema import check_config, instantiate, to_plain
@@ -59,6 +60,7 @@ def fit(config: dict, phase: str, model: PhotonModel, data: QuestionData, folder
     loggers = [instantiate(c, f"logger.{k}", folder=folder) for k, c in config["logger"].items()]
     supplied = {"callbacks": callbacks, "logger": loggers, "default_root_dir": folder}
     trainer = instantiate(options, "trainer", **supplied)
+    check_precision(trainer)
     data.bind(model, task.reads, task.collate)
     checkpoint = checkpoint_path(folder)
     resume = str(checkpoint) if has_checkpoint(checkpoint) else None

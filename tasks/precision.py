@@ -1,7 +1,47 @@
-"""Which precision a CPU is fast in: the `${cpu_precision:}` of the configuration files."""
+"""Which precision a run computes in: a CPU's fast one, and DeepSpeed's bf16."""
+
+from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import DeepSpeedPrecision, HalfPrecision
 from omegaconf import OmegaConf
+
+from photon.errors import InputError
+
+
+class WholeInput:
+    """Mixed into a precision plugin: a batch keeps its float32 voxels.
+
+    The model casts them behind their normalisation; 8 bits of [0, 1] would be steps of 4 to 8 HU.
+    Lightning's own plugins also refuse a batch that is a frozen dataclass.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+class BFloat16(WholeInput, HalfPrecision):
+    """bf16 weights without float32 masters: half the memory; small updates are rounded off."""
+
+    def __init__(self) -> None:
+        super().__init__("bf16-true")
+
+
+class ZeroPrecision(WholeInput, DeepSpeedPrecision):
+    """bf16 weights with float32 masters, see `trainer=zero2`."""
+
+
+def check_precision(trainer: Trainer) -> None:
+    """Raise InputError where Lightning's own plugin would cast the batches (see `WholeInput`)."""
+    plugin = trainer.precision_plugin
+    if str(plugin.precision).endswith("-true") and plugin.precision != "32-true":
+        if not isinstance(plugin, WholeInput):
+            raise InputError(
+                f"trainer.precision={plugin.precision} would round the voxels: set it to "
+                "bf16-mixed; or, for weights in bf16, trainer.precision=null with "
+                "trainer.plugins=[{_target_: tasks.precision.BFloat16}]"
+            )
 
 
 def cpu_precision() -> str:

@@ -6,6 +6,7 @@ Shape suffixes: Q questions, J packed (question, visual token) pairs.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from photon.packing import Segments
@@ -50,5 +51,11 @@ class ThresholdPredictor(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            logit = self.mlp(features.to(self.mlp[0].weight.dtype)).squeeze(-1)
-            return self.scale * logit.to(features.dtype).sigmoid()
+            first, gelu, last = self.mlp
+            hidden = gelu(_linear(first, features))
+            return self.scale * _linear(last, hidden).squeeze(-1).sigmoid()
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The layer in the precision of x, where a trainer has cast its weights (`trainer=zero2`)."""
+    return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
