@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
     model = load_export(args.source)
     if args.no_pruner:
         model.pruner = None
-    provenance = read_spec(Path(args.source))["provenance"]
-    save_export(model, args.target, provenance, getattr(torch, args.dtype))
+    spec = read_spec(Path(args.source)) or {}  # a checkpoint of the authors' has none
+    save_export(model, args.target, spec.get("provenance"), getattr(torch, args.dtype))
     size = sum(file.stat().st_size for file in Path(args.target).iterdir())
     print(f"{args.target}: {size / 1e6:.1f} MB, backbone in {args.dtype}")
     return 0

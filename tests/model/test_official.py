@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from photon.cli import main
 from photon.errors import InputError
-from photon.model.checkpoints import build_model, load_export, save_export
+from photon.model.checkpoints import build_model, load_export
 from photon.model.generate import generate
 from photon.model.loading import open_checkpoint
 from photon.packing import Segments
@@ -85,7 +86,7 @@ def test_a_folder_of_the_authors_is_a_whole_model(tmp_path):
     assert model.preparation == OFFICIAL
     assert (model.depth_stride, model.kv, model.cut) == (28, "compact", 1)
     assert model.pruner.options == profile().options
-    save_export(model, target)
+    assert main(["export", str(source), str(target), "--dtype", "float32"]) == 0
     again = load_export(target)
     generator = torch.Generator().manual_seed(0)
     item = Item((torch.rand(28, 56, 56, generator=generator),), [Record("a", "v", "Is it large?")])
