@@ -45,6 +45,14 @@ def main(task: Callable[[DictConfig], Any], config_name: str, conf: Path = CONF)
     except (HydraException, OmegaConfBaseException) as error:
         failures.append(explain(error, config_name, sys.argv[1:], conf))
         _print_error(failures[-1])
+    except RuntimeError as error:
+        if "Unknown plugin class" not in str(error):
+            raise
+        failures.append(
+            f"{error}: hydra/launcher=slurm needs hydra-submitit-launcher, which is not installed: "
+            "pip install 'hydra-submitit-launcher>=1.2,<2'"
+        )
+        _print_error(failures[-1])
     if failures:
         sys.exit(1)
 
