@@ -7,10 +7,9 @@ from photon.model.checkpoints import load_export, save_export
 from photon.model.lora import PROJECTIONS
 from tasks.callbacks import checkpoint_path
 from tasks.finetune import Finetune
-from tests.test_training import build, configure, data, one_thread, train, weights  # noqa: F401
+from tests.test_training import build, configure, data, train, weights  # noqa: F401
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_adapters_train_resume_and_end_in_the_weights(data, tmp_path, monkeypatch) -> None:  # noqa: F811
     """A run cut at step 3 of 6 and resumed equals the whole one; both export stock weights."""
     config = configure(
