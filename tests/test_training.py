@@ -14,6 +14,7 @@ import hydra
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from photon.questions.record import read_records, write_records
 from tasks.callbacks import NonFiniteGuard, checkpoint_path
@@ -113,6 +114,24 @@ def test_phase_2_goes_through_all_stages_and_learns(data, tmp_path, model) -> No
     assert still == []
     answer = log["loss/answer"]
     assert answer.tail(4).mean() < 0.8 * answer.head(4).mean()
+
+
+@pytest.mark.parametrize("pruner", ["random", "uniform", "fastv"])
+def test_phase_2_trains_under_a_baseline(data, tmp_path, pruner) -> None:
+    """Without probabilities there is nothing to soften, to push into the band or to promote."""
+    options = ("trainer.max_steps=10", "task.finetune.robust.probability=0.5")
+    config = configure(data, *options)
+    config["pruner"] = {
+        **yaml.safe_load((CONF / f"pruner/{pruner}.yaml").read_text()),
+        "keep": 0.25,
+    }
+    _, log = train(config, tmp_path)
+    frame = pd.read_parquet(tmp_path / "retention.parquet").groupby("step")[["stage", "hard_keep"]]
+    steps = frame.first()
+    assert (
+        steps["hard_keep"] == steps["stage"].map({"off": 1.0, "soft": 0.25, "hard": 0.25})
+    ).all()
+    assert len(steps) == 10 and log["loss"].notna().all() and (log["loss/band"] == 0).all()
 
 
 def test_nothing_trains_the_pruner_while_pruning_is_off(data, tmp_path) -> None:

@@ -143,7 +143,8 @@ class PhotonModel(nn.Module):
     ) -> Output:
         """Teacher-forced pass.
 
-        stage: `off` keeps all tokens, `soft` scales them by q after layer l, `hard` drops them.
+        stage: `off` keeps all tokens, `soft` scales them by q after layer l (a pruner without q, as
+        the baselines, drops already), `hard` drops them.
         weight (Q,): factor of each question's own loss in the total loss, for the surrogate (see
         `DropTokens`); a question of weight zero gives the pruner no gradient. Default 1/Q.
         flip (Q,) boolean: questions to answer under the inverted mask as well; that pass reruns
@@ -165,7 +166,7 @@ class PhotonModel(nn.Module):
         if weight is None:
             weight = torch.full((len(questions),), 1 / len(questions))
         weight = weight.to(at.device)
-        if stage == "soft":
+        if stage == "soft" and selection.prob is not None:
             hidden, place = self.decoder.tail_soft(trunk, selection, self.cut, weight > 0)
         else:
             hidden, place = self.decoder.tail(trunk, selection, self.cut, weight, self.pruner)
