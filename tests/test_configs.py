@@ -198,6 +198,7 @@ def test_callbacks_and_pruners_build_from_their_files() -> None:
         ("photon_max", (3750, 3760), 7000),
         ("photon_7b", (8290, 8300), 1000),
         ("qwen3vl_2b", (2120, 2140), 1000),
+        ("qwen3vl_max", (2120, 2140), 8000),
     ],
 )
 def test_model_files_have_the_sizes_that_they_say(name, millions, tokens) -> None:
