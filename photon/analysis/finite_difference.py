@@ -128,6 +128,7 @@ def _gradients(model: PhotonModel, trunk: Trunk, selection: Selection) -> tuple[
         trunk,
         hidden=hidden,
         positions=trunk.positions[:, trunk.rows],
+        deepstack=trunk.deepstack.take(trunk.rows),
         rows=torch.arange(len(hidden)),
     )
     gate = torch.zeros(len(hidden), dtype=hidden.dtype, requires_grad=True)
@@ -148,6 +149,7 @@ def _question(trunk: Trunk, i: int, rows: slice) -> Trunk:
         batch=replace(trunk.batch, targets=trunk.batch.targets[begin:end]),
         hidden=trunk.hidden[index],
         positions=trunk.positions[:, index],
+        deepstack=trunk.deepstack.take(index),
         rows=torch.arange(len(index)),
         seen=Segments([len(index)]),
         is_visual=trunk.is_visual[rows],
@@ -162,6 +164,7 @@ def _losses(model: PhotonModel, one: Trunk, masks: Tensor, hidden: Tensor) -> Te
         one,
         hidden=hidden.flatten(0, 1),
         positions=one.positions.repeat(1, n),
+        deepstack=one.deepstack.take(torch.arange(length).repeat(n)),
         rows=torch.arange(n * length),
         seen=Segments([length] * n),
         is_visual=one.is_visual.repeat(n),

@@ -193,21 +193,11 @@ class PhotonDecoder(nn.Module):
         else:
             hidden = trunk.hidden[rows]
         gate = None if gate is None else gate[alive]
-        deepstack = self._deepstack(trunk, alive)
+        deepstack = trunk.deepstack.take(rows)
         hidden = self._above(
             hidden, trunk.positions[:, rows], lengths, start, deepstack, cache, gate
         )
         return hidden, place[trunk.is_suffix]
-
-    def _deepstack(self, trunk: Trunk, alive: Tensor, scale: Tensor | None = None) -> Deepstack:
-        """Features of the visual rows that survive (L,); with `scale` (L,), times it."""
-        token = torch.cumsum(trunk.batch.visual, 0) - 1  # visual token of a visual prefix row
-        visual = alive & trunk.is_visual
-        which = token[trunk.rows[visual]]
-        features = [part[which] for part in trunk.deepstack.features]
-        if scale is not None:
-            features = [part * scale[visual, None].to(part.dtype) for part in features]
-        return Deepstack(trunk.is_visual[alive].nonzero().squeeze(1), tuple(features))
 
     def _gate(self, trunk: Trunk, selection: Selection, weight: Tensor, pruner: Pruner) -> Tensor:
         """(L,) zeros, whose gradient at visual rows becomes that of the selection's q."""
@@ -236,7 +226,7 @@ class PhotonDecoder(nn.Module):
         scale = torch.ones(len(trunk.rows), dtype=trunk.hidden.dtype, device=where.device)
         scale = scale.index_copy(0, where, prob.to(scale.dtype))
         hidden = trunk.hidden[trunk.rows] * scale[:, None]
-        deepstack = self._deepstack(trunk, torch.ones_like(trunk.is_visual), scale)
+        deepstack = trunk.deepstack.take(trunk.rows).scaled(scale)
         positions = trunk.positions[:, trunk.rows]
         hidden = self._above(hidden, positions, trunk.seen, start, deepstack)
         return hidden, trunk.is_suffix.nonzero().squeeze(1)

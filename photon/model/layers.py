@@ -40,8 +40,22 @@ class Scored:
 class Deepstack:
     """Features that visual rows receive after each of the first decoder layers (Qwen3-VL)."""
 
-    rows: Tensor  # (J,) the visual rows among those that run
+    rows: Tensor  # (J,) the visual rows among those that run, ascending
     features: tuple[Tensor, ...]  # (J, D) for decoder layers 0, 1, ...
+
+    def take(self, rows: Tensor) -> Deepstack:
+        """Of `hidden[rows]` (L,), what this is of `hidden`; rows may be left out and repeat."""
+        if not self.features:
+            return self
+        at = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
+        mine = self.rows[at] == rows
+        features = tuple(part[at[mine]] for part in self.features)
+        return Deepstack(mine.nonzero().squeeze(1), features)
+
+    def scaled(self, scale: Tensor) -> Deepstack:
+        """With the features of each of the rows (R,) times its scale."""
+        by = scale[self.rows, None] if self.features else scale
+        return Deepstack(self.rows, tuple(part * by.to(part.dtype) for part in self.features))
 
     def add(self, layer: int, hidden: Tensor) -> Tensor:
         """Rows (R, D) after a layer, with its features; the same rows where it has none."""
