@@ -34,7 +34,7 @@ def run(composed: DictConfig) -> None:
     model = instantiate(config["model"], "model", pruner=pruner)
     data = instantiate(config["dataset"], "dataset")
     data.bind(model).check(evaluation.split)  # now, and not after days of training
-    phases = list(config["phases"])
+    phases = [phase for phase, share in config["phases"].items() if share]
     for phase in phases:
         folder = run_dir if phase == phases[-1] else run_dir / phase
         trainer = fit(config, phase, model, data, folder)

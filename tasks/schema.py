@@ -121,8 +121,8 @@ def report(mistakes: Sequence[str]) -> None:
 def _incomplete(config: Mapping[str, Any]) -> Iterator[str]:
     """Phases that are not there, and values for parts that were not chosen."""
     tasks = config.get("task", {})
-    for phase in config.get("phases", {}):
-        if phase not in tasks:
+    for phase, share in config.get("phases", {}).items():
+        if share and phase not in tasks:
             there = ", ".join(tasks)
             yield f"phases.{phase}: there is no such phase in task=[{there}]; add it there"
     nodes = {key: config[key] for key in PARTS if key in config}

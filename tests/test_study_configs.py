@@ -62,3 +62,12 @@ def test_a_table_that_reads_the_runs_of_another(table: str, source: str) -> None
     )
     for mine, theirs in zip(axes_of(table), axes_of(source), strict=True):
         assert set(mine) <= set(theirs)
+
+
+@pytest.mark.parametrize(
+    ("table", "phases"),
+    [("components", ["finetune"]), ("align", ["align"]), ("windows", ["align", "finetune"])],
+)
+def test_phases_of_a_table_in_their_order(table: str, phases: list[str]) -> None:
+    shares = checked(f"experiment=phantom_study/{table}")["phases"]
+    assert [phase for phase, share in shares.items() if share] == phases
