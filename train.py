@@ -17,7 +17,8 @@ from tasks.evaluate import Evaluation, evaluate
 from tasks.precision import check_precision
 from tasks.progress import StepProgress, say
 from tasks.rundir import config_hash, is_finished, open_run, write_status
-from tasks.schema import check_config, instantiate, to_plain
+from tasks.schema import build_model, check_config, check_strategy, instantiate, to_plain
+from tasks.sharding import whole
 
 
 def run(composed: DictConfig) -> None:
@@ -30,14 +31,15 @@ def run(composed: DictConfig) -> None:
         return
     seed_everything(config["seed"], verbose=False)
     evaluation = Evaluation(**config["evaluation"])
-    pruner = instantiate(config["pruner"], "pruner") if config["pruner"] else None
-    model = instantiate(config["model"], "model", pruner=pruner)
+    check_strategy(config["trainer"])
+    model = build_model(config)
     data = instantiate(config["dataset"], "dataset")
     data.bind(model).check(evaluation.split)  # now, and not after days of training
     phases = [phase for phase, share in config["phases"].items() if share]
     for phase in phases:
         folder = run_dir if phase == phases[-1] else run_dir / phase
         trainer = fit(config, phase, model, data, folder)
+        model = whole(model, lambda: build_model(config))
     if trainer.is_global_zero:
         digest = config_hash(config)
         save_export(model, run_dir / "export", {"config_hash": digest, "name": config["name"]})

@@ -18,6 +18,7 @@ from photon.questions.batch import VolumeBatch
 from photon.questions.dataset import Collate
 from tasks.callbacks import total_steps
 from tasks.datamodule import Kind
+from tasks.sharding import FullySharded, shard
 
 Optimizer = Callable[[Iterable], torch.optim.Optimizer]
 
@@ -86,6 +87,12 @@ class PhotonTask(LightningModule):
         self.stage, self.flip = "off", False
         self.retention_rows: list[dict] = []
         self.step_counts: dict[str, int] = {}
+
+    def configure_model(self) -> None:
+        """Divide the weights where the strategy asks for it (`trainer=fsdp`)."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FullySharded):
+            shard(self.model, strategy.device_mesh["data_parallel"], strategy.gather)
 
     def configure_optimizers(self) -> dict[str, Any]:
         decay = getattr(self.make_optimizer, "keywords", {}).get("weight_decay", 0.0)

@@ -28,6 +28,7 @@ from photon.questions.batch import VolumeBatch
 from photon.questions.supervision import SupervisedCollate, evidence_shares
 from photon.volume.perturb import perturb, sample_perturbation
 from tasks.base import Optimizer, PhotonTask
+from tasks.sharding import FullySharded
 
 TERMS = (
     "answer",
@@ -107,7 +108,8 @@ class Finetune(PhotonTask):
         )
         batch = perturb_volumes(batch, routing.robust, self.model.builder.channels)
         weight = routing.answer / (n * self.trainer.accumulate_grad_batches)
-        output = self.model(batch, self.stage, weight, routing.flip if flipping else None)
+        flip = self._flip_together(routing.flip) if flipping else None
+        output = self.model(batch, self.stage, weight, flip)
         terms = self.terms(output, routing)
         if self.pointing:
             terms["pointing"] = self.pointing * self.pointing_term(batch, output, routing.answer)
@@ -140,7 +142,8 @@ class Finetune(PhotonTask):
         if output.flipped is not None:
             flipped = output.flipped
             penalty = flip_loss(flipped.logits, flipped.targets, flipped.questions)
-            terms["flip"] = self.flip_loss.weight * penalty.sum() / n
+            drawn = routing.flip.to(device)  # more may have run, see `_flip_together`
+            terms["flip"] = self.flip_loss.weight * (penalty * drawn).sum() / n
         return terms
 
     def pointing_term(self, batch: VolumeBatch, output: Output, use: Tensor) -> Tensor:
@@ -150,6 +153,20 @@ class Finetune(PhotonTask):
             u = self.model.pruner.saliency(output.context)
         share = evidence_shares(batch).to(u.device) * pairs.expand(use.to(u.device))
         return pointing_loss(u, share, pairs)
+
+    def _flip_together(self, flip: Tensor) -> Tensor:
+        """The questions (Q,) whose flipped pass runs.
+
+        Sharded layers run on all processes or on none: where another process drew a question and
+        this one did not, its first question runs too, and its loss counts as zero.
+        """
+        if isinstance(self.trainer.strategy, FullySharded):
+            mine = flip.any().float().to(self.device)
+            drawn = self.trainer.strategy.reduce(mine, reduce_op="sum")
+            if bool(drawn > 0) and not bool(mine):
+                flip = flip.clone()
+                flip[0] = True
+        return flip
 
     def _touch(self) -> Tensor:
         """Zero that depends on the pruner, whose weights are unused while pruning is off (DDP)."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate as hydra_instantiate
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -151,6 +152,24 @@ def instantiate(node: Mapping[str, Any], key: str = "", **supplied: Any) -> Any:
         where = f"{key}: " if key and key not in str(fault) else ""
         raise InputError(f"{where}{fault}") from fault
     raise fault
+
+
+def build_model(config: Mapping[str, Any]) -> Any:
+    """The model that a run starts from, with its pruner."""
+    pruner = instantiate(config["pruner"], "pruner") if config["pruner"] else None
+    return instantiate(config["model"], "model", pruner=pruner)
+
+
+def check_strategy(trainer: Mapping[str, Any]) -> None:
+    """Raise InputError where a strategy's library is not here: before weights are read."""
+    if isinstance(trainer["strategy"], Mapping):
+        try:
+            instantiate(trainer["strategy"], "trainer.strategy")
+        except MisconfigurationException as error:
+            raise InputError(
+                f"trainer.strategy: {error} .venv/bin/pip install --no-build-isolation -r "
+                "requirements-gpu.txt does so; trainer=ddp and trainer=fsdp need nothing more."
+            ) from error
 
 
 def find_target(path: str) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from photon.errors import InputError
 from tasks.callbacks import PruningSchedule
 from tasks.entry import CONF
-from tasks.schema import EvalConfig, check_config, instantiate, to_plain
+from tasks.schema import EvalConfig, check_config, check_strategy, instantiate, to_plain
 
 ROOT = CONF.parent
 # The data module is built last; once it stands, its arguments are checked like all others.
@@ -164,6 +164,15 @@ def test_slurm_composes_without_its_plugin_and_names_it(tmp_path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "hydra/launcher=slurm needs hydra-submitit-launcher" in done.stderr
+
+
+def test_zero2_binds_without_deepspeed_and_names_it() -> None:
+    trainer = checked("trainer=zero2")["trainer"]
+    if any(found.name == "deepspeed" for found in distributions()):
+        pytest.skip("deepspeed is installed")
+    with pytest.raises(InputError, match="DeepSpeed installed.*requirements-gpu.txt"):
+        check_strategy(trainer)
+    check_strategy(checked("trainer=fsdp")["trainer"])
 
 
 def test_no_absolute_paths_and_no_optional_groups() -> None:

@@ -20,7 +20,7 @@ from photon.questions.record import read_records, write_records
 from tasks.callbacks import NonFiniteGuard, checkpoint_path
 from tasks.entry import CONF
 from tasks.finetune import Finetune
-from tasks.schema import check_config, instantiate, to_plain
+from tasks.schema import build_model, check_config, instantiate, to_plain
 from tests.small import SMALL, SMALL_PHANTOMS
 from train import fit
 
@@ -52,9 +52,7 @@ def configure(data: Path, *overrides: str) -> dict:
 def build(config: dict):
     """Model and data of a run, as train.py builds them."""
     torch.manual_seed(config["seed"])
-    pruner = instantiate(config["pruner"], "pruner") if config["pruner"] else None
-    model = instantiate(config["model"], "model", pruner=pruner)
-    return model, instantiate(config["dataset"], "dataset")
+    return build_model(config), instantiate(config["dataset"], "dataset")
 
 
 def train(config: dict, folder: Path, phase: str = "finetune"):
