@@ -43,12 +43,11 @@ PRUNER_COLORS = {
     "oracle": "#7a9e3f",
 }
 LINES = ("#5b2ea6", "#0f8b8d", "#e09f3e", "#c8553d", "#3d7dca", "#7a9e3f", "#a64b8e", "#8d99ae")
-BAND = (0.3, 0.8)  # A.2.1
 DPI = 130
 
 
 def retention_figure(
-    frame: pd.DataFrame, band: tuple[float, float] | None = BAND, title: str | None = None
+    frame: pd.DataFrame, band: tuple[float, float] | None = None, title: str | None = None
 ) -> Figure:
     """Retention over training (Figs. 5, 6): ratios and band, theta, band triggers, subtasks.
 
@@ -272,14 +271,13 @@ def _cell(
     return metric, entry.get(metric), entry.get("interval")
 
 
-def save_figures(
-    run: str | Path, band: tuple[float, float] | None = BAND, own: str = "photon"
-) -> list[Path]:
+def save_figures(run: str | Path, own: str = "photon") -> list[Path]:
     """Write RUN/figures/{retention,subtasks,accuracy,curve}.png where the data is there."""
     run = Path(run)
     drawn: dict[str, Figure] = {}
     if (run / "retention.parquet").is_file():
-        drawn["retention"] = retention_figure(retention.load_retention(run), band)
+        log = retention.load_retention(run)
+        drawn["retention"] = retention_figure(log, retention.load_band(run))
     if (run / "metrics.json").is_file():
         metrics = load_metrics(run)
         if metrics["retention"]["by_subtask"]:

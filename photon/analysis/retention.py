@@ -7,6 +7,7 @@ subtask.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,15 @@ from photon.errors import InputError
 STAGES = ("off", "soft", "hard")
 VALUES = ("soft_keep", "hard_keep", "theta", "band_hit", "kept_tokens", "visual_tokens")
 COLUMNS = ("step", "stage", "subtask", "n", *VALUES)
+
+
+def load_band(run: str | Path) -> tuple[float, float] | None:
+    """r_min and r_max (Eq. 18) of a run directory, from its run.json; None where there are none."""
+    path = Path(run) / "run.json"
+    if not path.is_file():
+        return None
+    band = json.loads(path.read_text())["task"].get("finetune", {}).get("band")
+    return None if band is None else (band["low"], band["high"])
 
 
 def load_retention(run: str | Path) -> pd.DataFrame:

@@ -191,3 +191,15 @@ def test_the_notebook_draws_a_run(run_dir, monkeypatch):
     tables = [o.data["text/html"] for o in outputs if "text/html" in o.get("data", {})]
     assert len(tables) == 2 and "existence" in tables[1]
     json.dumps(notebook)  # still a notebook
+
+
+def test_the_band_is_the_one_that_the_run_was_trained_with(tmp_path) -> None:
+    assert retention.load_band(tmp_path) is None
+    (tmp_path / "run.json").write_text('{"task": {"align": {}}}')
+    assert retention.load_band(tmp_path) is None
+    (tmp_path / "run.json").write_text(
+        '{"task": {"finetune": {"band": {"low": 0.2, "high": 0.4}}}}'
+    )
+    assert retention.load_band(tmp_path) == (0.2, 0.4)
+    figure = figures.retention_figure(log(), retention.load_band(tmp_path))
+    assert {t.get_text() for t in figure.axes[0].texts} >= {"r_min = 0.2", "r_max = 0.4"}
