@@ -254,3 +254,15 @@ def test_pointing_against_a_loop():
     known = torch.log(torch.tensor([0.25, 0.75, 1.0]))
     assert pointing_loss(known, known.exp(), Segments([2, 1])).abs() < 1e-5
     assert pointing_loss(u, torch.zeros(9), pairs) == 0
+
+
+def test_the_threshold_is_float32_where_its_weights_are_not() -> None:
+    """A trainer may hold bf16 weights; theta is still compared with rho in float32."""
+    torch.manual_seed(0)
+    predictor = ThresholdPredictor(hidden=8)
+    torch.nn.init.normal_(predictor.mlp[2].weight)
+    features = torch.randn(5, 12)
+    rounded = predictor.bfloat16()
+    theta = rounded(features)
+    assert theta.dtype == torch.float32
+    torch.testing.assert_close(theta, rounded.float()(features), atol=1e-7, rtol=0)
