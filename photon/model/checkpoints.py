@@ -25,7 +25,7 @@ from photon.model.backbone import (
     new_backbone,
     replace_patch_embedding,
 )
-from photon.model.checks import check_channels, check_preparation, check_shape
+from photon.model.checks import check_channels, check_preparation, check_reading, check_shape
 from photon.model.device import find_device
 from photon.model.loading import PRUNER_FILE, Checkpoint, LoadReport, find_dtype, open_checkpoint
 from photon.model.official import official_spec
@@ -89,6 +89,13 @@ def build_model(
     slices, device = vision.get("temporal_patch_size", 2), find_device(device)
     patch = vision.get("patch_size", find_family(family).patch)
     check_size(preparation.size, patch, slices * slab)
+    reading = {
+        "depth_stride": depth_stride,
+        "slab": slab,
+        "image_mean": image_mean,
+        "image_std": image_std,
+        "positions": positions,
+    }
     if device == "meta" or pretrained is None:
         words = load_tokenizer(tokenizer) if tokenizer or device != "meta" else None
         config = backbone_config(text, vision, words, family)
@@ -100,23 +107,14 @@ def build_model(
         check_shape(pretrained, checkpoint.config, text, vision, family)
         channels, seen = vision.get("in_channels", 3), checkpoint.config.vision_config
         kept = (slices, channels) == (seen.temporal_patch_size, seen.in_channels)
-        check_preparation(checkpoint.folder, _spec_of(checkpoint), preparation, kept)
+        spec = _spec_of(checkpoint)
+        check_preparation(checkpoint.folder, spec, preparation, kept)
+        check_reading(checkpoint.folder, spec, reading, kept)
         backbone = checkpoint.load_backbone(find_dtype(dtype, checkpoint), device)
         replaced = replace_patch_embedding(backbone, slices, channels, patch_init, seed)
         logger.info(_fill_pruner(checkpoint, pruner, replaced))
     model = PhotonModel(
-        backbone,
-        pruner,
-        attention,
-        kv,
-        words,
-        preparation,
-        depth_stride,
-        slab,
-        image_mean,
-        image_std,
-        positions,
-        checkpointing,
+        backbone, pruner, attention, kv, words, preparation, checkpointing=checkpointing, **reading
     )
     return model.train()
 

@@ -71,3 +71,31 @@ def check_preparation(
             f"model.preparation differs from that of {where}: {listed}. "
             "Use the values that the weights were trained with"
         )
+
+
+def check_reading(
+    where: Path | str, spec: Mapping | None, asked: Mapping, kept: bool = True
+) -> None:
+    """Trained weights go with the positions and voxels that they were trained with.
+
+    asked: depth_stride, slab, image_mean, image_std, positions. All but the last may change with
+    the patch embedding (kept: as above).
+    """
+    if spec is None:
+        return
+    trained = {"positions": "trained", **spec}  # exports older than the key had no other
+    keys = asked if kept else ("positions",)
+    wrong = [
+        f"model.{key}={asked[key]} (trained with {trained[key]})"
+        for key in keys
+        if _plain(asked[key]) != _plain(trained[key])
+    ]
+    if wrong:
+        raise InputError(
+            f"{where} was trained otherwise: {', '.join(wrong)}. "
+            "Use the values that the weights were trained with"
+        )
+
+
+def _plain(value):
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -224,3 +224,36 @@ def test_a_question_longer_than_the_context_is_named():
     short = Record("short", "v", "How large is the liver?")
     with pytest.raises(InputError, match="'short' takes"):  # few rows, far positions
         Collate(deep.builder, deep.tokenizer, False)([Item((volume,), [short])])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("positions", "trained"),
+        ("depth_stride", 1),
+        ("slab", 2),
+        ("image_mean", 0.0),
+        ("image_std", [0.1, 0.2, 0.4]),
+    ],
+)
+def test_weights_are_read_as_they_were_trained(tmp_path, key, value):
+    """A patch embedding of another shape is new to the voxels, the layers are not to positions."""
+    trained = {
+        "positions": "stock",
+        "depth_stride": 3,
+        "slab": 1,
+        "image_mean": [0.4, 0.5, 0.6],
+        "image_std": [0.1, 0.2, 0.3],
+    }
+    channels, half = {"in_channels": 3}, {"in_channels": 3, "temporal_patch_size": 7}
+    save_export(build(vision=dict(channels), **trained), tmp_path)
+    source = {"pretrained": str(tmp_path), "tokenizer": None}
+    build(vision=dict(channels), **source, **trained)
+    other = {**trained, key: value}
+    with pytest.raises(InputError, match=rf"model\.{key}=.*trained with"):
+        build(vision=dict(channels), **source, **other)
+    if key == "positions":
+        with pytest.raises(InputError, match="model.positions=trained .trained with stock."):
+            build(vision=dict(half), **source, **other)
+    else:
+        build(vision=dict(half), **source, **other)
