@@ -73,22 +73,8 @@ class AtomicCheckpointIO(CheckpointIO):
 
         Raises FileNotFoundError when there is none, InputError when none of them is whole.
         """
-        path = Path(path)
-        candidates = [file for file in (path, previous_of(path)) if file.is_file()]
-        if not candidates:
-            raise FileNotFoundError(f"checkpoint {path} does not exist")
-        known = read_manifest(path)
-        for file in candidates:
-            if known and sha256_of(file) not in known:
-                rank_zero_warn(f"checkpoint {file} is damaged; looking for the one before it")
-                continue
-            if file != path:
-                rank_zero_warn(f"resuming from {file}, the checkpoint before {path.name}")
-            return torch.load(file, map_location=map_location, weights_only=True)
-        raise InputError(
-            f"checkpoint {path} is damaged and so is the one before it. Delete "
-            f"{path.parent} to train from the beginning."
-        )
+        file = newest_whole(path)
+        return torch.load(file, map_location=map_location, weights_only=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         path = Path(path)
@@ -131,6 +117,29 @@ def has_checkpoint(path: str | Path) -> bool:
     path = Path(path)
     # DeepSpeed writes a folder in place of the file.
     return path.exists() or previous_of(path).exists()
+
+
+def newest_whole(path: str | Path) -> Path:
+    """The newest whole checkpoint file of `path`: itself, or, with a warning, the one before it.
+
+    Raises FileNotFoundError when there is none, InputError when none of them is whole.
+    """
+    path = Path(path)
+    candidates = [file for file in (path, previous_of(path)) if file.is_file()]
+    if not candidates:
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    known = read_manifest(path)
+    for file in candidates:
+        if known and sha256_of(file) not in known:
+            rank_zero_warn(f"checkpoint {file} is damaged; looking for the one before it")
+            continue
+        if file != path:
+            rank_zero_warn(f"resuming from {file}, the checkpoint before {path.name}")
+        return file
+    raise InputError(
+        f"checkpoint {path} is damaged and so is the one before it. Delete "
+        f"{path.parent} to train from the beginning."
+    )
 
 
 def previous_of(path: Path) -> Path:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -20,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from photon.errors import InputError
 from photon.model.photon import PhotonModel
+from tasks.checkpointing import newest_whole
 
 
 class FullySharded(ModelParallelStrategy):
@@ -39,6 +41,12 @@ class FullySharded(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
         super().setup_environment()
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """From the newest whole file: Lightning's way goes around `AtomicCheckpointIO` here."""
+        return super().load_checkpoint(newest_whole(checkpoint_path), weights_only=True)
 
 
 def shard(model: PhotonModel, mesh: DeviceMesh, gather: torch.dtype) -> None:
