@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from photon.packing import Segments
+from photon.pruning.retention import retention_probability
 from photon.pruning.surrogate import DropTokens, SurrogateConfig, surrogate_gradient
 from tests.helpers import photon_model, random_batch
 
@@ -124,6 +125,24 @@ def test_surrogate_scales_with_the_weight_of_a_question_and_not_with_its_loss():
     torch.testing.assert_close(half[:3], whole[:3] * 0.5)
     torch.testing.assert_close(half[3:], whole[3:] * 0.25)
     assert torch.equal(gradient([1.0, 0.0])[3:], torch.zeros(3).double())
+
+
+def test_the_papers_eps_sat_never_acts_at_its_tau():
+    """|rho - theta| < 1, so at tau 0.2 q (1 - q) > 6.6e-3: two of Table 8's settings are one."""
+    rho = torch.linspace(0, 1, 101, dtype=torch.float64)
+    theta = torch.tensor([1e-9, 0.1, 0.5, 0.9, 1 - 1e-9], dtype=torch.float64)
+    pairs = Segments([len(rho)] * len(theta))
+    x, g = draw(pairs.total, 6), draw(pairs.total, 6, seed=1)
+    keep = torch.ones(pairs.total, dtype=torch.bool)
+
+    def gradient(tau, eps_sat):
+        q = retention_probability(rho.repeat(len(theta)), theta, tau, pairs)
+        return surrogate_gradient(x, g, q, keep, pairs, SurrogateConfig(eps_sat=eps_sat))
+
+    assert torch.equal(gradient(0.2, 5e-3), gradient(0.2, 1e-3))
+    acts = (gradient(0.2, 1e-2) != gradient(0.2, 5e-3)).view(len(theta), -1)
+    assert acts[[0, -1]].any(1).all() and not acts[1:-1].any()
+    assert not torch.equal(gradient(0.1, 5e-3), gradient(0.1, 1e-3))
 
 
 @pytest.mark.parametrize("bad", [{"direction": "up"}, {"eps_std": 0.0}, {"s_min": 3.0}])
