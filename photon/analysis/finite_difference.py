@@ -19,12 +19,14 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from photon.analysis.gradient_share import gradient_shares
 from photon.evaluation.conditions import Evidence
 from photon.evaluation.table import aligned
 from photon.model.decoder import Trunk
 from photon.model.photon import PhotonModel
 from photon.packing import Segments
 from photon.pruning.base import Selection
+from photon.pruning.its import PhotonPruner
 from photon.pruning.saliency import precise
 from photon.pruning.surrogate import SurrogateConfig, from_scores, surrogate_gradient
 from photon.questions.batch import IGNORE, VolumeBatch
@@ -247,6 +249,7 @@ ROWS = {
     **{f"rank_{d}": f"rank correlation of -dL/dq, {d}, with it" for d in DIRECTIONS},
     **{f"loss_of_{d}": f"extra loss of losing a favourite of {d} (nats)" for d in DIRECTIONS},
     "rank_evidence": "rank correlation of evidence coverage with it",
+    **{f"share_{d}": f"gradient of q and k: {d} to the answers'" for d in DIRECTIONS},
 }
 
 
@@ -259,18 +262,27 @@ def measure(
     per_volume: int,
     tokens: int,
 ) -> dict[str, dict[str, float | int | None]]:
-    """Summaries by what the tokens are taken from: all of them, or those that the pruner keeps."""
+    """Summaries by what the tokens are taken from: all of them, or those that the pruner keeps.
+
+    Of the latter also `gradient_shares`, averaged over volumes.
+    """
     records = read_records(questions, strict=True)[0]
     cases = VolumeStore(store, model.preparation)
     dataset = VolumeQuestions(records, cases, root, per_volume, with_labels=True)
     collate = Collate(model.builder, model.tokenizer, with_answer=True)
     changes: dict[str, list[TokenChange]] = {name: [] for name in STARTS}
+    shares: list[dict[str, float]] = []
     for index in range(min(volumes, len(dataset))):
         batch = collate([dataset[index]])
-        shares = Evidence(batch, model.builder.token).shares
+        evidence = Evidence(batch, model.builder.token).shares
         for name, keep_all in STARTS.items():
-            changes[name] += token_changes(model, batch, shares, keep_all, tokens)
-    return {name: summarise(found) for name, found in changes.items()}
+            changes[name] += token_changes(model, batch, evidence, keep_all, tokens)
+        if isinstance(model.pruner, PhotonPruner):
+            shares.append(gradient_shares(model, batch, DIRECTIONS))
+    out = {name: summarise(found) for name, found in changes.items()}
+    mean = {f"share_{d}": float(np.mean([s[d] for s in shares])) for d in DIRECTIONS if shares}
+    out["kept by the pruner"] |= mean
+    return out
 
 
 def table(found: Mapping[str, Mapping[str, float | int | None]]) -> list[str]:
@@ -279,5 +291,6 @@ def table(found: Mapping[str, Mapping[str, float | int | None]]) -> list[str]:
     def text(value: float | int | None) -> str:
         return "-" if value is None else str(value) if isinstance(value, int) else f"{value:+.4f}"
 
-    body = [[title, *(text(entry[key]) for entry in found.values())] for key, title in ROWS.items()]
+    columns = found.values()
+    body = [[title, *(text(entry.get(key)) for entry in columns)] for key, title in ROWS.items()]
     return aligned(["", *found], body)
