@@ -25,7 +25,13 @@ from photon.model.backbone import (
     new_backbone,
     replace_patch_embedding,
 )
-from photon.model.checks import check_channels, check_preparation, check_reading, check_shape
+from photon.model.checks import (
+    READING,
+    check_channels,
+    check_preparation,
+    check_reading,
+    check_shape,
+)
 from photon.model.device import find_device
 from photon.model.loading import PRUNER_FILE, Checkpoint, LoadReport, find_dtype, open_checkpoint
 from photon.model.official import official_spec
@@ -174,12 +180,8 @@ def save_export(
         "format": FORMAT,
         "pruner": pruner,
         "preparation": model.preparation.to_dict(),
-        "depth_stride": model.depth_stride,
-        "slab": model.slab,
-        "image_mean": model.image_mean,
-        "image_std": model.image_std,
+        **{key: getattr(model, key) for key in READING},
         "kv": model.kv,
-        "positions": model.positions,
         "provenance": dict(provenance or {}),
     }
     (folder / "photon.json").write_text(json.dumps(spec, indent=2) + "\n")
@@ -225,11 +227,7 @@ def load_export(
         spec["kv"],
         words,
         Preparation.from_dict(spec["preparation"]),
-        spec["depth_stride"],
-        spec["slab"],
-        spec["image_mean"],
-        spec["image_std"],
-        spec.get("positions", "trained"),  # exports older than the key had no other
+        **{key: spec[key] for key in READING},
     )
     logger.info(checkpoint.report(pruner=pruner is not None))
     return model.to(device).eval()
@@ -238,8 +236,10 @@ def load_export(
 def _spec_of(checkpoint: Checkpoint) -> dict | None:
     """photon.json, or what it would say of a checkpoint of the authors'; None for a stock one."""
     spec = read_spec(checkpoint.folder)
-    official = spec is None and checkpoint.layout.title == "official"
-    return official_spec(checkpoint) if official else spec
+    if spec is None and checkpoint.layout.title == "official":
+        spec = official_spec(checkpoint)
+    # Exports older than the key had no other.
+    return spec if spec is None else {"positions": "trained", **spec}
 
 
 def read_spec(folder: Path) -> dict | None:

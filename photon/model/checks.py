@@ -9,6 +9,9 @@ from pathlib import Path
 from photon.errors import InputError
 from photon.volume.preparation import Preparation
 
+# Keys of `model`, beside the preparation, that say how weights read a volume.
+READING = ("depth_stride", "slab", "image_mean", "image_std", "positions")
+
 
 def check_channels(
     preparation: Preparation,
@@ -78,17 +81,15 @@ def check_reading(
 ) -> None:
     """Trained weights go with the positions and voxels that they were trained with.
 
-    asked: depth_stride, slab, image_mean, image_std, positions. All but the last may change with
-    the patch embedding (kept: as above).
+    asked: values of the keys READING. All but positions may change with the patch embedding (kept:
+    as above).
     """
     if spec is None:
         return
-    trained = {"positions": "trained", **spec}  # exports older than the key had no other
-    keys = asked if kept else ("positions",)
     wrong = [
-        f"model.{key}={asked[key]} (trained with {trained[key]})"
-        for key in keys
-        if _plain(asked[key]) != _plain(trained[key])
+        f"model.{key}={asked[key]} (trained with {spec[key]})"
+        for key in (READING if kept else ("positions",))
+        if _plain(asked[key]) != _plain(spec[key])
     ]
     if wrong:
         raise InputError(
