@@ -71,11 +71,8 @@ class Decoding:
         self.positions = self.positions + 1
         self.logits = self.model.logits(hidden)
 
-    def reorder_cache(self, index: Tensor) -> None:
-        """Sequence i goes on from what was sequence index[i], to end, repeat or swap sequences.
-
-        The name is that of Hugging Face, whose beam search calls it.
-        """
+    def reorder(self, index: Tensor) -> None:
+        """Sequence i goes on from what was sequence index[i], to end, repeat or swap sequences."""
         order = index.tolist()
         for cache in self.caches:
             cache.rows = [cache.rows[i] for i in order]
@@ -167,7 +164,7 @@ def decode(
         active = [i for i, more in zip(active, going.tolist(), strict=True) if more]
         if not active or step == max_new_tokens - 1:
             break
-        decoding.reorder_cache(going.nonzero()[:, 0])
+        decoding.reorder(going.nonzero()[:, 0])
         decoding.step(tokens[going])
     if streamer is not None:
         streamer.end()

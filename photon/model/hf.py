@@ -1,7 +1,8 @@
 """Hugging Face's interface: `from_pretrained`, `save_pretrained` and stock `generate`.
 
 The stock decoding loop (beams, logits processors, stopping criteria, streamers) runs over our
-`Decoding`, which stands in the place of its cache.
+`Decoding`, which stands in the place of its cache. This is the only file that depends on how that
+loop hands a cache on.
 
 Shape suffixes: Q questions, G sequences (questions times beams), P longest prompt.
 """
@@ -9,6 +10,7 @@ Shape suffixes: Q questions, G sequences (questions times beams), P longest prom
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
+    Cache,
     GenerationConfig,
     GenerationMixin,
     PreTrainedConfig,
@@ -37,6 +40,11 @@ from photon.questions.batch import VolumeBatch
 # What the Auto classes hand on beside the user's options.
 _HUB = {"config", "trust_remote_code", "adapter_kwargs", "_from_auto"}
 
+# The stock loop hands a step's cache to the next by the name it has in the model's output: `cache`
+# from Transformers 5.24 on, `past_key_values` before.
+_OUTPUTS = {field.name for field in dataclasses.fields(CausalLMOutputWithPast)}
+_CACHE = "cache" if "cache" in _OUTPUTS else "past_key_values"
+
 
 class PhotonQwen25VLConfig(Qwen2_5_VLConfig):
     """config.json of an export of a Qwen2.5-VL backbone."""
@@ -48,6 +56,20 @@ class PhotonQwen3VLConfig(Qwen3VLConfig):
     """config.json of an export of a Qwen3-VL backbone."""
 
     model_type = PREFIX + Qwen3VLConfig.model_type
+
+
+class DecodingCache(Cache):
+    """What the stock loop takes for its cache: reordered by beams, never cropped or compiled."""
+
+    is_compileable = False
+    is_croppable = False
+
+    def __init__(self, decoding: Decoding):
+        super().__init__(layers=[])
+        self.decoding = decoding
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.decoding.reorder(beam_idx)
 
 
 CONFIGS = {config.model_type: config for config in (PhotonQwen25VLConfig, PhotonQwen3VLConfig)}
@@ -129,7 +151,8 @@ class PhotonForVolumeQuestions(PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         decoding: Decoding | None = None,
-        past_key_values: Decoding | None = None,
+        cache: DecodingCache | None = None,
+        past_key_values: DecodingCache | None = None,
         use_cache: bool = True,
         return_dict: bool = True,
     ) -> CausalLMOutputWithPast:
@@ -142,14 +165,15 @@ class PhotonForVolumeQuestions(PreTrainedModel, GenerationMixin):
         """
         if not use_cache:
             raise ValueError("use_cache=False: the prompts' pass is always kept; leave it out")
-        if past_key_values is None:
+        cache = past_key_values if cache is None else cache
+        if cache is None:
             count = len(decoding.logits)
             index = torch.arange(count).repeat_interleave(len(input_ids) // count)
-            decoding.reorder_cache(index)
+            decoding.reorder(index)
+            cache = DecodingCache(decoding)
         else:
-            decoding = past_key_values
-            decoding.step(input_ids[:, -1])
-        return CausalLMOutputWithPast(logits=decoding.logits[:, None], past_key_values=decoding)
+            cache.decoding.step(input_ids[:, -1])
+        return CausalLMOutputWithPast(logits=cache.decoding.logits[:, None], **{_CACHE: cache})
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
