@@ -7,8 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Trainer, seed_everything
 from omegaconf import DictConfig
 
-from photon.model.checkpoints import save_export
 from photon.model.photon import PhotonModel
+from photon.weights.checkpoints import save_export
 from tasks.callbacks import checkpoint_path
 from tasks.checkpointing import has_checkpoint
 from tasks.datamodule import QuestionData

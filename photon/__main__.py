@@ -2,7 +2,7 @@
 
 import sys
 
-from photon.cli import main
+from photon.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from photon.batch.batch import VolumeBatch
 from photon.model.photon import PhotonModel
-from photon.questions.batch import VolumeBatch
 from tasks.base import Optimizer, PhotonTask
 
 

@@ -11,11 +11,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from photon.batch.batch import VolumeBatch
+from photon.batch.dataset import Collate
 from photon.losses import answer_loss
-from photon.model.checks import check_preparation
 from photon.model.photon import Output, PhotonModel
-from photon.questions.batch import VolumeBatch
-from photon.questions.dataset import Collate
+from photon.weights.checks import check_preparation
 from tasks.callbacks import total_steps
 from tasks.datamodule import Kind
 from tasks.sharding import FullySharded, shard

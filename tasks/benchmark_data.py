@@ -7,13 +7,13 @@ import json
 from functools import cache
 from pathlib import Path
 
+from photon.benchmarks.reader import BadRow, Reader, Reading
+from photon.benchmarks.using import cases_of, describe
 from photon.errors import InputError
 from photon.evaluation.report import file_hash
-from photon.images.kinds import Source, locate
-from photon.questions.benchmarks.base import BadRow, Reader, Reading
-from photon.questions.benchmarks.using import cases_of, describe
+from photon.questions.preparing import Case, is_prepared, prepare_cases
 from photon.questions.record import Record
-from photon.volume.preparing import Case, is_prepared, prepare_cases
+from photon.volume.images.kinds import Source, locate
 from tasks.datamodule import Kind, QuestionData
 from tasks.progress import say
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from photon.evaluation.benchmark_report import (
+from photon.benchmarks.protocol import Bert, Row
+from photon.benchmarks.protocols import BENCHMARKS, Benchmark, find_benchmark
+from photon.benchmarks.report import (
     benchmark_metrics,
     constants,
     score_benchmark,
     with_extra,
 )
-from photon.evaluation.benchmark_table import format_benchmark
-from photon.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
-from photon.evaluation.benchmarks.base import Bert, Row
+from photon.benchmarks.table import format_benchmark
 from photon.evaluation.predictions import write_whole
 from photon.evaluation.text_metrics import ROBERTA_LARGE_LAYER, BertScorer
 from photon.questions.record import Record
@@ -50,7 +50,7 @@ class Scoring:
 def benchmark_of(data: QuestionData, name: str | None) -> tuple[Benchmark, tuple[int, ...]] | None:
     """The protocols of a data set and the paper's tables that it fills; None for other data.
 
-    name: of photon.evaluation.benchmarks, in place of what the data set's reader says.
+    name: of photon.benchmarks.protocols, in place of what the data set's reader says.
     """
     reader = getattr(data, "reader", None)
     if name is None and reader is not None:

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from photon.analysis.figures import save_figures
-from photon.analysis.kept import draw_kept
+from photon.batch.dataset import Collate, VolumeQuestions
+from photon.benchmarks.organs import attach_segmentations
 from photon.errors import InputError
-from photon.evaluation.benchmarks.organs import attach_segmentations
 from photon.evaluation.condition import CONTROLS, PRUNERS, budget_conditions, parse_condition
 from photon.evaluation.conditions import Evaluator
 from photon.evaluation.controls import constant_control, shuffled_volumes
@@ -28,8 +27,9 @@ from photon.evaluation.shards import Shard, one_at_a_time
 from photon.evaluation.text_metrics import ROBERTA_LARGE_LAYER
 from photon.model.generate import generate
 from photon.model.photon import PhotonModel
-from photon.questions.dataset import Collate, VolumeQuestions
 from photon.questions.record import Record
+from photon.study.figures import save_figures
+from photon.study.kept import draw_kept
 from tasks.benchmarking import Scoring, add_benchmark
 from tasks.datamodule import QuestionData
 from tasks.progress import bars, say

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from photon.batch.batch import VolumeBatch
+from photon.batch.supervision import SupervisedCollate, evidence_shares
 from photon.losses import (
     Band,
     Occasional,
@@ -20,13 +22,11 @@ from photon.losses import (
     retention_ratio,
     robust_loss,
 )
-from photon.model.lora import Lora, add_adapters, merge_adapters, save_adapters
 from photon.model.photon import Output, PhotonModel
 from photon.pruning.base import Selection
 from photon.pruning.its import PhotonPruner
-from photon.questions.batch import VolumeBatch
-from photon.questions.supervision import SupervisedCollate, evidence_shares
 from photon.volume.perturb import perturb, sample_perturbation
+from photon.weights.lora import Lora, add_adapters, merge_adapters, save_adapters
 from tasks.base import Optimizer, PhotonTask
 from tasks.sharding import FullySharded
 

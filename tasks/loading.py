@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from photon.model.checkpoints import load_export, weights_folder
-from photon.model.device import find_device
 from photon.model.photon import PhotonModel
-from photon.pruning.attach import check_threshold, replace_pruner
+from photon.weights.attach import check_threshold, replace_pruner
+from photon.weights.checkpoints import load_export, weights_folder
+from photon.weights.device import find_device
 from tasks.schema import instantiate
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from photon.errors import InputError
-from photon.questions.phantoms import BALANCED, SPLITS, write_phantom_dataset
+from photon.phantoms.phantom_vqa import BALANCED, SPLITS, write_phantom_dataset
 from tasks.datamodule import Kind, QuestionData
 from tasks.progress import bars, say
 

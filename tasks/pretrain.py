@@ -12,13 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from photon.losses import pointing_loss
-from photon.model.encoder import rotate
-from photon.model.photon import Output, PhotonModel
-from photon.packing import Segments
-from photon.pruning.its import PhotonPruner
-from photon.questions.batch import VolumeBatch
-from photon.questions.supervision import (
+from photon.batch.batch import VolumeBatch
+from photon.batch.supervision import (
     N_LABELS,
     HintedCollate,
     Pointers,
@@ -26,7 +21,12 @@ from photon.questions.supervision import (
     TokenStatistics,
     evidence_shares,
 )
-from photon.volume.phantom_layout import LESION_OFFSET, ORGANS
+from photon.losses import pointing_loss
+from photon.model.encoder import rotate
+from photon.model.photon import Output, PhotonModel
+from photon.packing import Segments
+from photon.phantoms.layout import LESION_OFFSET, ORGANS
+from photon.pruning.its import PhotonPruner
 from tasks.base import Optimizer, PhotonTask
 from tasks.callbacks import total_steps
 from tasks.datamodule import Kind

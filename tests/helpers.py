@@ -2,9 +2,9 @@
 
 import torch
 
+from photon.batch.batch import BatchBuilder
 from photon.model.photon import PhotonModel
 from photon.pruning.its import PhotonPruner
-from photon.questions.batch import BatchBuilder
 from photon.questions.prompts import Prompt
 
 VOCAB = 64

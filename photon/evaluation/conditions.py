@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from photon.batch.batch import VolumeBatch
+from photon.batch.dataset import Collate
 from photon.evaluation.condition import Condition, parse_condition
 from photon.evaluation.controls import random_keep_mask
 from photon.evaluation.coverage import evidence_recall, token_coverage
@@ -32,8 +34,6 @@ from photon.pruning.baselines.oracle import oracle_mask
 from photon.pruning.baselines.uniform import UniformPruner
 from photon.pruning.its import PhotonPruner
 from photon.pruning.retention import budget_counts
-from photon.questions.batch import VolumeBatch
-from photon.questions.dataset import Collate
 from photon.questions.record import Record
 from photon.volume.store import VolumeStore
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
+from photon.batch.batch import Visual
+from photon.batch.dataset import Item, VolumeQuestions
 from photon.evaluation.controls import shuffled_volumes
-from photon.images.kinds import Source
-from photon.images.types import Frames
-from photon.questions.batch import Visual
-from photon.questions.dataset import Item, VolumeQuestions
 from photon.questions.record import Record
+from photon.volume.images.kinds import Source
+from photon.volume.images.types import Frames
 from photon.volume.store import VolumeStore
 
 OWN = "own"  # the volume that the question is about

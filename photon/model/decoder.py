@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from photon.batch.batch import IGNORE, VolumeBatch
 from photon.model.attention import AttentionPlan
 from photon.model.cache import KeyValues
 from photon.model.encoder import VisualFeatures
@@ -22,7 +23,6 @@ from photon.model.layers import DecoderLayers, Deepstack, Scored
 from photon.packing import Segments
 from photon.pruning.base import LastRow, PruneContext, Pruner, Selection
 from photon.pruning.surrogate import DropTokens, GateTokens
-from photon.questions.batch import IGNORE, VolumeBatch
 
 
 @dataclass(frozen=True)

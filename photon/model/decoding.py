@@ -19,9 +19,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from photon.batch.batch import VolumeBatch
 from photon.model.attention import AttentionPlan
 from photon.model.cache import KeyValues
-from photon.questions.batch import VolumeBatch
 
 if TYPE_CHECKING:
     from photon.model.photon import PhotonModel

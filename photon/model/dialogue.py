@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from photon.batch.batch import Visual, VolumeBatch
+from photon.batch.dataset import Collate, Item
 from photon.model.generate import Generation, Reading, answer, read_for, read_on
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Keep, Pruner
-from photon.questions.batch import Visual, VolumeBatch
-from photon.questions.dataset import Collate, Item
 from photon.questions.record import Record
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from photon.batch.batch import VolumeBatch
 from photon.model.cache import KeyValues
 from photon.model.decoder import Trunk
 from photon.model.decoding import Decoding, Sampling, Streamer, decode, likeliest
 from photon.pruning.base import Keep, Pruner, Selection, selection_layer
-from photon.questions.batch import VolumeBatch
 
 if TYPE_CHECKING:
     from photon.model.photon import PhotonModel, Stage
@@ -164,7 +164,7 @@ def answer(
     batch, clock = reading.batch, _Clock(reading.device)
     decoding, selection = _begin(model, reading, clock, stage, keep, pruner, generator)
     if num_beams > 1:
-        from photon.model.hf import beam_search
+        from photon.weights.hf import beam_search
 
         tokens = beam_search(decoding, batch, num_beams, end_id, max_new_tokens)
     else:

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from photon.batch.batch import IGNORE, BatchBuilder, Timestamps, VolumeBatch
+from photon.batch.positions import Resume, check_resume
 from photon.model.attention import check_backend
-from photon.model.backbone import token_id
 from photon.model.cache import KeyValues
 from photon.model.decoder import PhotonDecoder, Trunk
 from photon.model.encoder import VisualFeatures, VolumeEncoder
 from photon.model.generate import generate
-from photon.model.positions import Resume, check_resume
 from photon.packing import Segments
 from photon.pruning.base import Keep, PruneContext, Pruner, Selection, selection_layer
-from photon.questions.batch import IGNORE, BatchBuilder, Timestamps, VolumeBatch
+from photon.questions.prompts import token_id
 from photon.volume.preparation import Preparation
 
 Stage = Literal["off", "soft", "hard"]

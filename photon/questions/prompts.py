@@ -94,3 +94,14 @@ def build_prompt(
     if with_answer:
         suffix += ids(clean(record.answer or "") + "<|im_end|>")
     return Prompt(head, ids("<|vision_end|>"), suffix, instruction, answer_start)
+
+
+def token_id(tokenizer, token: str) -> int:
+    """Id of a special token; InputError when the tokenizer does not have it."""
+    index = tokenizer.convert_tokens_to_ids(token)
+    if index is None or index == tokenizer.unk_token_id:
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no {token} token: use the tokenizer of "
+            "a Qwen2.5-VL or Qwen3-VL model"
+        )
+    return index

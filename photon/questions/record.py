@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from photon.errors import InputError
-from photon.images.kinds import Located, Source, absent, is_image_name, label, locate
 from photon.questions.swift import Conversation, normalise_row
+from photon.volume.images.kinds import Located, Source, absent, is_image_name, label, locate
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OWN_TEXT = ("id", "patient", "task", "subtask", "question_type", "organ", "unit")
@@ -30,8 +30,8 @@ class Record:
     choice question; `answer` is the supervised text (the letter of a choice question).  `volume`
     and `labels` are paths as written in the file, `more_volumes` and `more_labels` those of further
     volumes.  What a path holds (a volume, an image or a video) is told by the file, see
-    `photon.images.kinds`; a tuple of paths is the frames of one video.  `evidence`: ids in the
-    label maps that the answer was computed from.  `history`: earlier (question, answer) turns.
+    `photon.volume.images.kinds`; a tuple of paths is the frames of one video.  `evidence`: ids in
+    the label maps that the answer was computed from.  `history`: earlier (question, answer) turns.
     `extra`: the row's other keys.
     """
 

@@ -1,6 +1,6 @@
 """Reading, preparing, storing and perturbing volumes.
 
-Deliberately without imports: `photon.volume.commands` must load without torch, so that
+Deliberately without imports: `photon.commands.volumes` must load without torch, so that
 `python -m photon --help` answers at once. Import from the modules:
 
     reader    read_volume, read_labels          path -> Volume in HU with its affine

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from photon.errors import InputError
-from photon.images.kinds import Located, frame_files, names
 from photon.volume.entries import (
     Entry,
     StoreError,
@@ -21,6 +20,7 @@ from photon.volume.entries import (
     write_atomically,
     write_entry,
 )
+from photon.volume.images.kinds import Located, frame_files, names
 from photon.volume.reader import hash_source
 
 _unwritten: dict[Path, dict[str, str]] = {}  # index entries of this process that have no file

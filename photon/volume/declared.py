@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from photon.errors import InputError
-from photon.images.kinds import ARRAY_SUFFIXES
+from photon.volume.images.kinds import ARRAY_SUFFIXES
 from photon.volume.reader import checked_finite, hash_source, read_volume
 from photon.volume.types import Volume
 
@@ -72,7 +72,7 @@ def read_declared(path: str | Path, header: ScanHeader, nan: str = "reject") -> 
 
 def _read_array(path: Path, header: ScanHeader, nan: str) -> Volume:
     """A .npy or .npz array (D, H, W) or (1, D, H, W)."""
-    from photon.images.video import load_array
+    from photon.volume.images.arrays import load_array
     from photon.volume.nifti import assumed_affine
 
     array = load_array(path)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from photon.errors import InputError
-from photon.images.preparation import ImagePreparation
+from photon.volume.images.preparation import ImagePreparation
 
 # Raise when the same settings give other voxels than before: old store entries are then left alone.
 VERSION = 1

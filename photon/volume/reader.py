@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from photon.errors import InputError
-from photon.images.kinds import ARRAY_SUFFIXES
+from photon.volume.images.kinds import ARRAY_SUFFIXES
 from photon.volume.types import Volume
 
 MAX_VOXELS = 2_000_000_000  # a 1024 x 1024 x 1900 scan; more is taken for a damaged header

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from photon.errors import InputError
-from photon.images.kinds import Located, kind_of
-from photon.images.store import ImageStore
-from photon.images.types import Frames
 from photon.volume.content import ContentStore
 from photon.volume.declared import ScanHeader, read_declared
 from photon.volume.entries import Entry, read_json, write_atomically
 from photon.volume.geometry import Preparation, prepare_labels, prepare_volume, same_grid
+from photon.volume.images.kinds import Located, kind_of
+from photon.volume.images.store import ImageStore
+from photon.volume.images.types import Frames
 from photon.volume.plausible import implausible
 from photon.volume.reader import read_labels, read_volume
 from photon.volume.types import Volume

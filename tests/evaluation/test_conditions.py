@@ -10,13 +10,13 @@ from photon.evaluation.condition import budget_conditions, parse_condition
 from photon.evaluation.conditions import Evaluator
 from photon.evaluation.coverage import token_coverage
 from photon.evaluation.views import noise
-from photon.model.backbone import backbone_config, new_backbone
-from photon.model.checkpoints import load_tokenizer
 from photon.model.photon import PhotonModel
+from photon.phantoms.phantom_vqa import load_split, write_phantom_dataset
 from photon.pruning.its import PhotonPruner
-from photon.questions.phantoms import load_split, write_phantom_dataset
 from photon.volume.preparation import Preparation
 from photon.volume.store import VolumeStore
+from photon.weights.backbone import backbone_config, new_backbone
+from photon.weights.checkpoints import load_tokenizer
 from tests.test_configs import compose
 
 SIZE = 56

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from photon.benchmarks.organs import attach_segmentations
 from photon.errors import InputError
-from photon.evaluation.benchmarks.organs import attach_segmentations
 from photon.evaluation.predictions import PredictionWriter
 from photon.evaluation.shards import Shard
 from photon.questions.record import Record

@@ -5,8 +5,8 @@ import pytest
 from photon.evaluation import controls
 from photon.evaluation.predictions import prediction_row
 from photon.evaluation.protocols import kind_of, summarize
+from photon.phantoms.phantom import make_phantom
 from photon.questions.from_masks import generate_questions
-from photon.volume.phantom import make_phantom
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ def warm() -> None:
     """Everything that the commands import first."""
     import hydra  # noqa: F401
 
-    import photon.ask  # noqa: F401
-    import photon.cli  # noqa: F401
+    import photon.commands.ask  # noqa: F401
+    import photon.commands.cli  # noqa: F401
     import tasks.align  # noqa: F401
     import tasks.datamodule  # noqa: F401
     import tasks.entry  # noqa: F401

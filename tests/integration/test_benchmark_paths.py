@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from photon.volume.phantom import make_phantom
+from photon.phantoms.phantom import make_phantom
+from tests.benchmarks import published
 from tests.integration.test_commands import Commands, lines
-from tests.questions.benchmarks import published
 from tests.small import SMALL
 
 TRAIN, TEST = [1, 2], [7, 8]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from photon.model.checkpoints import save_export
-from photon.volume.phantom import make_phantom
+from photon.phantoms.phantom import make_phantom
+from photon.weights.checkpoints import save_export
+from tests.benchmarks import published
 from tests.evaluation.test_conditions import model  # noqa: F401  (a fixture)
 from tests.integration.test_commands import Commands, lines
-from tests.questions.benchmarks import published
 
 TRAIN, TEST = [1], [5, 6, 7, 8]
 WORDS = ("dataset=rad3d", "dataset.reader.root=data", "dataset.store=store")

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photon.questions.benchmarks.m3d import M3DVqa
-from photon.questions.benchmarks.using import prepare_benchmark
-from photon.volume.phantom import make_phantom
+from photon.benchmarks.m3d import M3DVqa
+from photon.benchmarks.using import prepare_benchmark
+from photon.phantoms.phantom import make_phantom
 from photon.volume.preparation import Preparation
 from photon.volume.store import VolumeStore
+from tests.benchmarks import published
 from tests.integration.test_benchmark_paths import QUICK
 from tests.integration.test_commands import Commands, lines
-from tests.questions.benchmarks import published
 
 # The stock patches on images of at most 4 tokens; a slice, not a slab, is a frame.
 STOCK = (

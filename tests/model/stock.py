@@ -2,9 +2,9 @@
 
 import torch
 
-from photon.model.positions import prefix_positions, text_positions
+from photon.batch.batch import IGNORE, VolumeBatch
+from photon.batch.positions import prefix_positions, text_positions
 from photon.packing import Segments
-from photon.questions.batch import IGNORE, VolumeBatch
 from tests.helpers import IMAGE, START, VIDEO, VOCAB
 
 END = 7

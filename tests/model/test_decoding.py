@@ -7,11 +7,11 @@ import torch
 
 from photon.model.decoding import Sampling
 from photon.model.generate import answer, begin, read_for
-from photon.model.hf import PhotonForVolumeQuestions
 from photon.model.photon import PhotonModel
 from photon.pruning.baselines.attention import AttentionPruner
 from photon.pruning.baselines.random import RandomPruner
 from photon.pruning.baselines.uniform import UniformPruner
+from photon.weights.hf import PhotonForVolumeQuestions
 from tests.helpers import FAMILIES, backbone, builder, photon_model, random_batch, talkative
 from tests.model.stock import NAMES, stock_inputs, stock_tokens, visual_batch
 from tests.model.test_engine import alone

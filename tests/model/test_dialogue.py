@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from photon.model.checkpoints import build_model
+from photon.batch.dataset import Collate, Item
 from photon.model.decoding import Sampling
 from photon.model.dialogue import Dialogue
 from photon.model.generate import answer, read, read_on
 from photon.pruning.its import PhotonPruner
-from photon.questions.dataset import Collate, Item
 from photon.questions.record import Record
+from photon.weights.checkpoints import build_model
 from tests.helpers import FAMILIES, TEXT, TEXT3, VISION, VISION3, talkative
 
 SIZE = (28, 112, 112)

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from photon.batch.batch import IGNORE
 from photon.pruning.baselines.random import RandomPruner
-from photon.questions.batch import IGNORE
 from tests.helpers import FAMILIES, photon_model
 from tests.model.stock import stock_inputs, visual_batch
 

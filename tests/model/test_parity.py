@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from photon.questions.batch import IGNORE
+from photon.batch.batch import IGNORE
 from tests.helpers import backbone, builder, photon_model, random_batch
 
 
@@ -109,7 +109,7 @@ def test_text_resumes_after_the_last_position():
 def test_patch_rows_follow_the_stock_processor():
     """Layout of transformers' Qwen2-VL video processor, written out as loops."""
     volume = torch.arange(4 * 8 * 4).reshape(1, 4, 8, 4).double()
-    from photon.model.encoder import patchify
+    from photon.batch.patches import patchify
 
     rows = patchify(volume, (2, 2, 2))
     expected = []

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from photon.batch.dataset import Collate, Item
 from photon.errors import InputError
-from photon.model.checkpoints import build_model, load_export, save_export
-from photon.questions.dataset import Collate, Item
 from photon.questions.record import Record
 from photon.volume.preparation import Preparation
+from photon.weights.checkpoints import build_model, load_export, save_export
 from tests.helpers import TEXT, VISION
 
 WINDOWS = [[-1000, 1000], [-160, 240], [0, 600]]

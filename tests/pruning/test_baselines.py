@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from photon.model.checkpoints import PRUNERS
 from photon.pruning.baselines.attention import AttentionPruner, last_row_attention
 from photon.pruning.baselines.oracle import oracle_mask
 from photon.pruning.baselines.random import RandomPruner
 from photon.pruning.baselines.uniform import UniformPruner, strided
+from photon.weights.checkpoints import PRUNERS
 from tests.helpers import photon_model, random_batch
 
 LAYER = 0.5

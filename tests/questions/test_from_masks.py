@@ -12,12 +12,12 @@ import pytest
 from scipy import ndimage
 
 from photon.errors import InputError
+from photon.phantoms.files import CONSTANT_KINDS, QUESTION_NAMES
+from photon.phantoms.layout import PhantomConfig
+from photon.phantoms.phantom import make_phantom
 from photon.questions import templates
 from photon.questions.from_masks import generate_questions
 from photon.questions.label_names import FAMILIES, TOTALSEGMENTATOR, display, lesion_organ, plural
-from photon.questions.phantom_files import CONSTANT_KINDS, QUESTION_NAMES
-from photon.volume.phantom import make_phantom
-from photon.volume.phantom_layout import PhantomConfig
 
 CT = Path(__file__).resolve().parents[3] / "shared" / "data" / "ct"
 needs_ct = pytest.mark.skipif(not CT.is_dir(), reason="../shared/data/ct is absent")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from photon.batch.batch import BatchBuilder
 from photon.errors import InputError
-from photon.model.tokenizer import TINY
-from photon.questions.batch import BatchBuilder
+from photon.phantoms.tokenizer import TINY
 from photon.questions.prompts import SYSTEM, build_prompt, escape
 from photon.questions.record import Record, choice_text
 

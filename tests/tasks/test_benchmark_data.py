@@ -6,19 +6,19 @@ from pathlib import Path
 import hydra
 import pytest
 
+from photon.benchmarks.nextqa import NextQA
+from photon.benchmarks.rad3d import Rad3D
+from photon.benchmarks.registry import READERS, build_reader
 from photon.errors import InputError
-from photon.questions.benchmarks.nextqa import NextQA
-from photon.questions.benchmarks.rad3d import Rad3D
-from photon.questions.benchmarks.registry import READERS, build_reader
 from tasks.benchmark_data import BenchmarkData
 from tasks.entry import CONF
 from tasks.schema import instantiate, to_plain
+from tests.benchmarks import published
 from tests.helpers import photon_model
-from tests.questions.benchmarks import published
 
 RAD3D = {
     "_target_": "tasks.benchmark_data.BenchmarkData",
-    "reader": {"_target_": "photon.questions.benchmarks.rad3d.Rad3D"},
+    "reader": {"_target_": "photon.benchmarks.rad3d.Rad3D"},
 }
 
 

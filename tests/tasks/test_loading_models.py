@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from photon.errors import InputError
-from photon.model.checkpoints import save_export
 from photon.pruning.its import PhotonPruner
+from photon.weights.checkpoints import save_export
 from tasks.align import Align
 from tasks.loading import load_model, weights_of
 from tasks.schema import EvalConfig, check_config, to_plain

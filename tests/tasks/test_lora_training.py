@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from photon.model.checkpoints import load_export, save_export
-from photon.model.lora import PROJECTIONS
+from photon.weights.checkpoints import load_export, save_export
+from photon.weights.lora import PROJECTIONS
 from tasks.callbacks import checkpoint_path
 from tasks.finetune import Finetune
 from tests.test_training import build, configure, data, train, weights  # noqa: F401

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from photon.questions.supervision import Pointers
+from photon.batch.supervision import Pointers
 from tasks.finetune import Finetune
 from tasks.pretrain import Attention
 from tests.helpers import FAMILIES, photon_model, random_batch

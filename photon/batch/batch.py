@@ -1,0 +1,294 @@
+"""A batch: volumes, images and videos, each with its questions, packed without padding.
+
+An item is what a group of questions is about: one volume, image or video, or several of any kind
+(two scans of one patient, frames of an examination).
+Shape suffixes: B items, Q questions, P patch rows, R prefix rows, S suffix rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from photon.batch.patches import Grid, patch_grid, patchify
+from photon.batch.positions import Resume, prefix_positions, text_positions
+from photon.errors import InputError
+from photon.packing import Segments
+from photon.questions.prompts import Prompt
+from photon.questions.record import Record
+from photon.volume.images.kinds import label
+from photon.volume.images.types import Frames
+
+IGNORE = -100
+Visual = Tensor | Frames  # a volume, or an image or video
+
+
+@dataclass(frozen=True)
+class VolumeBatch:
+    """B items with Q questions in all.
+
+    An item's prefix is [system and user header, visual tokens, vision end], with vision end and
+    start between its volumes (and between frames that stand apart, see `BatchBuilder.timestamps`);
+    a question's suffix is [question, assistant header, answer]. Images and videos are volumes too
+    in all names here.
+    `targets[i]` is the token that row i must predict, or IGNORE where nothing is supervised.
+    """
+
+    patches: Tensor  # (P, voxels) rows of all volumes, see `patchify`
+    grids: list[tuple[Grid, ...]]  # (B) patch grid of each volume of each item
+    prefix_ids: Tensor  # (R,)
+    prefix_positions: Tensor  # (3, R)
+    visual: Tensor  # (R,) true at visual tokens
+    visual_lengths: list[int]  # (B) visual tokens of each item, those of all its volumes
+    prefixes: Segments  # B
+    suffix_ids: Tensor  # (S,)
+    suffix_positions: Tensor  # (3, S)
+    instruction: Tensor  # (S,) true at the question's own tokens, the set Q
+    targets: Tensor  # (S,)
+    suffixes: Segments  # Q
+    volume_of: list[int]  # (Q) item of each question, ascending
+    records: list[Record] = field(default_factory=list)
+    labels: list = field(default_factory=list)  # (B) label maps of each item, or None
+
+    def to(self, device: torch.device | str) -> VolumeBatch:
+        """The same batch with its tensors on `device`."""
+        moved = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        segments = {
+            name: Segments(value.lengths, device)
+            for name, value in vars(self).items()
+            if isinstance(value, Segments)
+        }
+        return replace(self, **moved, **segments)
+
+    def prompt_ids(self, pad: int) -> Tensor:
+        """Ids (Q, longest) of prefix and suffix of every question, padded on the left."""
+        prefixes, suffixes = list(self.prefixes), list(self.suffixes)
+        ids = [
+            torch.cat([self.prefix_ids[prefixes[v]], self.suffix_ids[rows]])
+            for v, rows in zip(self.volume_of, suffixes, strict=True)
+        ]
+        return pad_sequence(ids, batch_first=True, padding_value=pad, padding_side="left")
+
+
+@dataclass(frozen=True)
+class BatchBuilder:
+    """Turns volumes and prompts into a `VolumeBatch`.
+
+    Args:
+        patch: voxels of a patch along depth, height and width.
+        channels: input channels of the patch embedding; a volume of one is repeated to fill them.
+        merge: patches merged in plane, per axis.
+        depth_stride: step of the depth positions, see `prefix_positions`.
+        visual_id, image_id: token ids that stand for a visual token of a volume or video, and of an
+            image.
+        positions: where text resumes after a volume, see `prefix_positions`.
+        slab: voxels averaged along depth before cutting patches (stock 2-frame patches see thick
+            slices of the same volume).
+        tokens_per_second: step of a video's depth positions for a second.
+        timestamps: token ids of "<1.5 seconds>" for 1.5, for a model that was trained with each
+            temporal patch of a video between vision start and end of its own, after its time
+            (Qwen3-VL); a volume's slices are a second apart. None keeps them together (Qwen2.5-VL).
+        context: rows and positions that a sequence may have, or None for any number.
+    """
+
+    patch: Grid
+    channels: int
+    merge: int
+    depth_stride: int
+    visual_id: int
+    slab: int = 1
+    positions: Resume = "trained"
+    image_id: int | None = None
+    tokens_per_second: float = 2.0
+    timestamps: Callable[[float], list[int]] | None = None
+    context: int | None = None
+
+    def __call__(
+        self,
+        volumes: Sequence[Sequence[Visual]],
+        prompts: Sequence[Sequence[Prompt]],
+        records: Sequence[Sequence[Record]] | None = None,
+        labels: Sequence | None = None,
+    ) -> VolumeBatch:
+        """The volumes (images, videos) of each item, with prompts; () asks without any.
+
+        A volume is (D, H, W) in [0, 1], or (C, D, H, W) with a channel for each of its windows.
+        The questions of one item must share the text before it (system prompt). Raises InputError
+        where an image or video meets patches that see volumes only, and for a question that is
+        longer than the context.
+        """
+        for v, group in enumerate(volumes):
+            for place, visual in enumerate(group):
+                if isinstance(visual, Frames):
+                    self.require_images(records[v][0] if records else None, place)
+        grids = [tuple(self.grid(volume) for volume in group) for group in volumes]
+        rows = [self._patches(volume) for group in volumes for volume in group]
+        voxels = self.channels * self.patch[0] * self.patch[1] * self.patch[2]
+        prefix, suffix, visual, positions, instruction, targets = [], [], [], [], [], []
+        suffix_positions, volume_of = [], []
+        for v, questions in enumerate(prompts):
+            head, after = questions[0].head, questions[0].after
+            assert all(p.head == head and p.after == after for p in questions), "mixed prefixes"
+            ids, is_visual, where, resume = self._prefix(head, after, volumes[v])
+            prefix.append(ids)
+            visual.append(is_visual)
+            positions.append(where)
+            for prompt in questions:
+                length = max(resume, len(prefix[-1])) + len(prompt.suffix)
+                self._check_length(length, records, len(volume_of))
+                ids = torch.tensor(prompt.suffix)
+                suffix.append(ids)
+                suffix_positions.append(text_positions(resume, len(ids)))
+                row = torch.arange(len(ids))
+                instruction.append((row >= prompt.instruction[0]) & (row < prompt.instruction[1]))
+                target = torch.full_like(ids, IGNORE)
+                target[prompt.answer_start - 1 : -1] = ids[prompt.answer_start :]
+                targets.append(target)
+                volume_of.append(v)
+        return VolumeBatch(
+            patches=torch.cat(rows) if rows else torch.zeros(0, voxels),
+            grids=grids,
+            prefix_ids=torch.cat(prefix),
+            prefix_positions=torch.cat(positions, 1),
+            visual=torch.cat(visual),
+            visual_lengths=[int(rows.sum()) for rows in visual],
+            prefixes=Segments([len(p) for p in prefix]),
+            suffix_ids=torch.cat(suffix),
+            suffix_positions=torch.cat(suffix_positions, 1),
+            instruction=torch.cat(instruction),
+            targets=torch.cat(targets),
+            suffixes=Segments([len(s) for s in suffix]),
+            volume_of=volume_of,
+            records=[r for group in records for r in group] if records else [],
+            labels=list(labels) if labels else [],
+        )
+
+    def _check_length(
+        self, length: int, records: Sequence[Sequence[Record]] | None, question: int
+    ) -> None:
+        if self.context is not None and length > self.context:
+            flat = [record.id for group in records or () for record in group]
+            named = f"record {flat[question]!r}" if flat else f"question {question}"
+            raise InputError(
+                f"{named} takes {length} positions with its visual tokens, and the model was "
+                f"trained for {self.context} (max_position_embeddings): shorten the question or "
+                "answer, or use fewer visual tokens"
+            )
+
+    def _prefix(
+        self, head: list[int], after: list[int], visuals: Sequence[Visual]
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Ids, which rows are visual, positions, and the next free position of an item's prefix."""
+        *text, start = head
+        ids, is_visual, parts, strides = [], [], [], []
+
+        def add(part: int | Grid, tokens: list[int], visual: bool) -> None:
+            parts.append(part)
+            ids.extend(tokens)
+            is_visual.extend([visual] * len(tokens))
+
+        for visual in visuals:
+            token = self.image_id if _is_image(visual) else self.visual_id
+            for lead, grid in self._blocks(visual):
+                text = [*text, *lead, start]
+                add(len(text), text, False)
+                add(grid, [token] * (grid[0] * grid[1] * grid[2]), True)
+                strides.append(self._stride(visual))
+                text = after
+        text = text if visuals else [*head, *after]
+        add(len(text), text, False)
+        where, resume = prefix_positions(parts, strides, self.positions)
+        return torch.tensor(ids), torch.tensor(is_visual), where, resume
+
+    def _blocks(self, visual: Visual) -> list[tuple[list[int], Grid]]:
+        """Text ids before, and grid in tokens, of what stands between vision start and end."""
+        depth, height, width = self.grid(visual)
+        plane = (height // self.merge, width // self.merge)
+        if self.timestamps is None or _is_image(visual):
+            return [([], (depth, *plane))]
+        if isinstance(visual, Frames):
+            last, seconds = len(visual.pixels) - 1, visual.seconds  # the last is repeated
+        else:
+            last, seconds = depth * self.patch[0] - 1, self.slab
+        step = self.patch[0]
+        ends = [(min(k * step, last), min((k + 1) * step - 1, last)) for k in range(depth)]
+        return [(self.timestamps((a + b) / 2 * seconds), (1, *plane)) for a, b in ends]
+
+    def _stride(self, visual: Visual) -> float:
+        """Step of the depth positions; a video's goes with its time, rounded down at each step."""
+        if isinstance(visual, Tensor) or visual.is_image:
+            return self.depth_stride
+        return self.tokens_per_second * self.patch[0] * visual.seconds
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the patches are those of colour images, as the stock ones: 2 frames of RGB."""
+        return (self.patch[0], self.channels) == (2, 3)
+
+    def require_images(self, record: Record | None, place: int = 0) -> None:
+        """Raise InputError, naming the record and its image or video, unless `takes_images`."""
+        if not self.takes_images:
+            sources = record.volumes if record else ()
+            named = "what is asked about"  # in a dialogue, whose records name no file
+            if place < len(sources) and sources[place]:
+                named = f"record {record.id!r}: {label(sources[place])}"
+            raise InputError(
+                f"{named} is a 2D image or video, and patches of {self.patch} voxels with "
+                f"{self.channels} channels see volumes only. Choose a model with the stock patches "
+                f"{(2, *self.patch[1:])} of 3 channels, such as model=photon_max, or leave such "
+                "records out"
+            )
+
+    @property
+    def token(self) -> Grid:
+        """Voxels of the stored volume behind one visual token, along depth, height and width."""
+        depth, height, width = self.patch
+        return (depth * self.slab, height * self.merge, width * self.merge)
+
+    def grid(self, visual: Visual) -> Grid:
+        """Patch grid of a (D, H, W) or (C, D, H, W) volume, an image or a video."""
+        if isinstance(visual, Frames):
+            frames, height, width, _ = visual.pixels.shape
+            side = self.patch[1] * self.merge
+            if height % side or width % side:
+                raise InputError(
+                    f"an image of {width} x {height} pixels does not divide into tokens of {side}: "
+                    f"set preparation.images.factor={side}"
+                )
+            depth = -(-frames // self.patch[0])
+            return depth, height // self.patch[1], width // self.patch[2]
+        d, h, w = visual.shape[-3:]
+        return patch_grid((d // self.slab, h, w), self.patch)
+
+    def _patches(self, visual: Visual) -> Tensor:
+        if isinstance(visual, Frames):
+            pixels = visual.pixels.permute(3, 0, 1, 2).float() / 255
+            missing = -pixels.shape[1] % self.patch[0]
+            pixels = torch.cat([pixels, pixels[:, -1:].expand(-1, missing, -1, -1)], 1)
+            return patchify(pixels, self.patch, self.merge)
+        if self.slab > 1:
+            visual = visual.unflatten(-3, (-1, self.slab)).mean(-3)
+        return patchify(visual.expand(self.channels, -1, -1, -1), self.patch, self.merge)
+
+
+def _is_image(visual: Visual) -> bool:
+    return isinstance(visual, Frames) and visual.is_image
+
+
+@dataclass(frozen=True)
+class Timestamps:
+    """Token ids of a time before a frame. Source: Qwen3-VL's processor, `replace_video_token`."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, seconds: float) -> list[int]:
+        return self.tokenizer.encode(f"<{seconds:.1f} seconds>", add_special_tokens=False)

@@ -1,0 +1,124 @@
+"""CT-RATE: chest CTs with reports (Phase 1) and labels of 18 findings (arXiv 2403.17834)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from photon.benchmarks import scans
+from photon.benchmarks.reader import (
+    BadRow,
+    Facts,
+    Kind,
+    Reader,
+    Reading,
+    choice_fields,
+    need,
+)
+from photon.benchmarks.tables import Row, squash
+from photon.questions.record import Record
+from photon.questions.templates import REPORT_REQUESTS
+from photon.volume.declared import ScanHeader
+
+FINDINGS = (
+    "Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion",
+    "Coronary artery wall calcification", "Hiatal hernia", "Lymphadenopathy", "Emphysema",
+    "Atelectasis", "Lung nodule", "Lung opacity", "Pulmonary fibrotic sequela",
+    "Pleural effusion", "Mosaic attenuation pattern", "Peribronchial thickening",
+    "Consolidation", "Bronchiectasis", "Interlobular septal thickening",
+)  # fmt: skip
+_SECTIONS = {"Findings": "findingsen", "Impression": "impressionsen"}
+_EMPTY = ("", "not given", "none", "nan")
+
+
+@dataclass(frozen=True)
+class CtRate(Reader):
+    """Reports, or yes/no questions about the labelled findings; "test" is CT-RATE's validation.
+
+    Args:
+        volumes: folder of CT-RATE, reports, labels and metadata included.
+        scans: fixed: the corrected files, never rescaled again; original: those with blank headers,
+            read with the metadata CSV; flat: files directly in `volumes`.
+        orientation: of the originals' axes, ITK letters.
+    """
+
+    volumes: str = "CT-RATE"
+    scans: scans.Scans = "fixed"
+    orientation: str | None = None
+
+    facts: ClassVar[Facts] = Facts(
+        name="ct_rate",
+        title="CT-RATE",
+        licence="CC BY-NC-SA 4.0, gated",
+        source="CT-RATE of the authors of CT-CLIP (github.com/ibrahimethemhamamci/CT-CLIP)",
+        layout="CT-RATE/dataset/{radiology_text_reports,multi_abnormality_labels,metadata,"
+        "train_fixed,valid_fixed}/",
+        counts={
+            "train reports": 47_149,
+            "test reports": 3_039,
+            "train questions": 47_149 * 18,
+            "test questions": 3_039 * 18,
+        },
+        kinds=("questions", "reports"),
+    )
+
+    def _read(self, reading: Reading, split: str, kind: Kind) -> None:
+        dataset = self.path(self.volumes, "dataset")
+        if kind == "reports":
+            name = "train" if split == "train" else "validation"
+            file = dataset / "radiology_text_reports" / f"{name}_reports.csv"
+            if file.is_file():
+                columns = ("volumename", *_SECTIONS.values())
+                reading.table(file, columns, partial(self._report, split))
+            return
+        name = "train" if split == "train" else "valid"
+        file = dataset / "multi_abnormality_labels" / f"{name}_predicted_labels.csv"
+        if file.is_file():
+            columns = ("volumename", *map(squash, FINDINGS))
+            reading.table(file, columns, partial(self._labels, split))
+
+    def _report(self, split: str, row: Row, line: int) -> Record:
+        name = need(row, "volumename", "VolumeName")
+        parts = {title: row[key].strip() for title, key in _SECTIONS.items()}
+        parts = {t: text for t, text in parts.items() if text.rstrip(".").lower() not in _EMPTY}
+        if not parts:
+            raise BadRow("empty", "the report has neither findings nor an impression; left out")
+        return Record(
+            id=f"{split}/report/{name}",
+            volume=scans.ct_rate_path(name, self.volumes, self.scans),
+            question=REPORT_REQUESTS[line % len(REPORT_REQUESTS)],
+            answer="\n".join(f"{title}: {text}" for title, text in parts.items()),
+            patient=scans.ct_rate_patient(name) or name,
+            task="report",
+        )
+
+    def _labels(self, split: str, row: Row, line: int) -> list[Record]:
+        name = need(row, "volumename", "VolumeName")
+        volume = scans.ct_rate_path(name, self.volumes, self.scans)
+        patient = scans.ct_rate_patient(name) or name
+        records = []
+        for finding in FINDINGS:
+            value = need(row, squash(finding), finding)
+            if value not in ("0", "1", "0.0", "1.0"):
+                raise BadRow("row", f"label {value!r} of {finding} is neither 0 nor 1; correct it")
+            letter = "A" if value.startswith("1") else "B"
+            question = f"Does the CT scan demonstrate {finding.lower()}?"
+            fields = choice_fields(question, {"A": "Yes", "B": "No"}, letter)
+            records.append(
+                Record(
+                    id=f"{split}/{finding}/{name}",
+                    volume=volume,
+                    patient=patient,
+                    task="existence_detection",
+                    subtask=finding,
+                    **fields,
+                )
+            )
+        return records
+
+    def header(self, volume: str) -> ScanHeader | None:
+        if self.scans != "original":
+            return None
+        return scans.ct_rate_header(Path(self.root), self.volumes, volume, self.orientation)

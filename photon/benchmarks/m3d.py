@@ -1,0 +1,151 @@
+"""M3D-VQA and M3D-Cap: questions and captions of 3D CTs from Radiopaedia (arXiv 2404.00578)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+from photon.benchmarks.reader import (
+    BadRow,
+    Facts,
+    Kind,
+    Reader,
+    Reading,
+    choice_fields,
+    inside,
+    letter_of,
+    need,
+)
+from photon.benchmarks.tables import Row
+from photon.questions.record import Record
+from photon.questions.templates import REPORT_REQUESTS
+from photon.volume.declared import ScanHeader
+
+_KINDS = {"1": "plane", "2": "phase", "3": "organ", "4": "abnormality", "5": "location"}
+_LICENCE = "MIT (code); data of Radiopaedia, non-commercial"
+_SOURCE = "github.com/BAAI-DCAI/M3D"
+# Arrays (1, D, H, W), min-max normalised to 0..1: spread over the range of HU that is prepared.
+_SLOPE, _INTERCEPT = 2000.0, -1000.0
+_VQA_COLUMNS = ("imagepath", "questiontype", "question", "answer", "answerchoice") + tuple(
+    f"choice{letter}" for letter in "abcd"
+)
+
+
+@dataclass(frozen=True)
+class M3DVqa(Reader):
+    """Five types of questions, with options or in free text.
+
+    Args:
+        files: folder of M3D_VQA_{train,val,test}.csv.
+        volumes: folder that the CSV's paths are relative to.
+        form: choice or free.
+        orientation: ITK letters that say where the arrays' axes (W, H, D) come from; the files do
+            not, and the usual display of axial slices is assumed.
+    """
+
+    files: str = "M3D-VQA"
+    volumes: str = "M3D"
+    form: Literal["choice", "free"] = "choice"
+    orientation: str = "RAI"
+
+    facts: ClassVar[Facts] = Facts(
+        name="m3d_vqa",
+        title="M3D-VQA",
+        licence=_LICENCE,
+        source=_SOURCE,
+        layout="M3D-VQA/M3D_VQA_{train,val,test}.csv, M3D/M3D_Cap_npy/...",
+        counts={},
+        splits=("train", "val", "test"),
+        media="array",
+        ct=False,
+    )
+
+    def header(self, volume: str) -> ScanHeader:
+        return ScanHeader(_SLOPE, _INTERCEPT, None, self.orientation)
+
+    def _read(self, reading: Reading, split: str, kind: Kind) -> None:
+        file = self.path(self.files, f"M3D_VQA_{split}.csv")
+        if file.is_file():
+            reading.table(file, _VQA_COLUMNS, partial(self._record, split))
+
+    def _record(self, split: str, row: Row, line: int) -> Record:
+        image = inside(need(row, "imagepath", "Image Path"), "image")
+        kind = need(row, "questiontype", "Question Type").removesuffix(".0")
+        if kind not in _KINDS:
+            raise BadRow("subtype", f"Question Type {kind!r} is none of {', '.join(_KINDS)}")
+        question, answer = need(row, "question"), need(row, "answer")
+        fields: dict[str, Any] = {"question": question, "answer": answer}
+        if self.form == "choice":
+            choices = {c: need(row, f"choice{c.lower()}", f"Choice {c}") for c in "ABCD"}
+            letter = letter_of(need(row, "answerchoice", "Answer Choice"), choices)
+            fields = choice_fields(question, choices, letter)
+            if self.prompt == "official":
+                options = " ".join(f"{key}. {text}" for key, text in choices.items())
+                fields["question"] = f"{question} Choices: {options}"
+                fields["answer"] = f"{letter}. {choices[letter]}"
+        return Record(
+            id=f"{split}/{line}",
+            volume=f"{self.volumes}/{image}",
+            patient=image.rsplit("/", 1)[0],
+            task="m3d_vqa",
+            subtask=_KINDS[kind],
+            **fields,
+        )
+
+
+@dataclass(frozen=True)
+class M3DCap(Reader):
+    """Volume-caption pairs; both prompts are this project's request for a report.
+
+    Args:
+        files: file of the captions.
+        volumes: folder that its paths are relative to.
+        orientation: as of `M3DVqa`.
+    """
+
+    files: str = "M3D/M3D_Cap_npy/M3D_Cap.json"
+    volumes: str = "M3D"
+    orientation: str = "RAI"
+
+    facts: ClassVar[Facts] = Facts(
+        name="m3d_cap",
+        title="M3D-Cap",
+        licence=_LICENCE,
+        source=_SOURCE,
+        layout="M3D/M3D_Cap_npy/M3D_Cap.json",
+        counts={},
+        splits=("train", "val", "test"),
+        media="array",
+        ct=False,
+        kinds=("reports", "questions"),
+    )
+
+    def header(self, volume: str) -> ScanHeader:
+        return ScanHeader(_SLOPE, _INTERCEPT, None, self.orientation)
+
+    def _read(self, reading: Reading, split: str, kind: Kind) -> None:
+        file = self.path(self.files)
+        if file.is_file():
+            name = "validation" if split == "val" else split
+            reading.table(file, ("image", "text"), partial(self._record, split), under=name)
+
+    def _record(self, split: str, row: Row, line: int) -> Record:
+        image = inside(need(row, "image"), "image")
+        text = need(row, "text")
+        if text.endswith(".txt"):
+            path = self.path(self.volumes, inside(text, "caption"))
+            try:
+                text = path.read_text(encoding="utf-8-sig").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise BadRow("file", f"caption {path} cannot be read ({error})") from error
+            if not text:
+                raise BadRow("empty", f"caption {path} is empty; the row is left out")
+        return Record(
+            id=f"{split}/{image}",
+            volume=f"{self.volumes}/{image}",
+            question=REPORT_REQUESTS[line % len(REPORT_REQUESTS)],
+            answer=text,
+            patient=image.rsplit("/", 1)[0],
+            task="report",
+        )

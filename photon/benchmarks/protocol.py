@@ -1,0 +1,186 @@
+"""What the protocols of all published benchmarks share: judged answers, put together for a table.
+
+A benchmark turns prediction rows (photon.evaluation.predictions, with the keys of the record's
+`extra` beside them) into measures that are keyed like the rows of the paper's tables. It does so
+under several protocols: `official` (what the benchmark's repository computes), `paper` (what the
+scripts of the paper compute, where that differs) and `strict` (what one should compute).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from photon.benchmarks.tables import squash
+from photon.evaluation import metrics
+from photon.evaluation.measures import Measure, balanced_of, mean_of
+from photon.evaluation.protocols import gold_letter, kind_of
+
+Row = Mapping[str, Any]
+Key = tuple[str, str]  # (group, measure): one row of a table
+Bert = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+UNREAD = "(unread)"
+MAX_CLASSES = 12  # a confusion table of more classes is no longer read by anyone
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One judged answer.
+
+    value: in [0, 1]. gold, predicted: classes of a closed question (UNREAD where none was
+    understood), None for numbers. skipped: left out of the counts, as some scripts do.
+    """
+
+    value: float
+    gold: str | None = None
+    predicted: str | None = None
+    skipped: bool = False
+
+
+@dataclass
+class Scored:
+    """Measures of one set of rows under one protocol; None: not computed (the notes say why).
+
+    confusion: {group: {true class: {understood class: count}}}.
+    """
+
+    measures: dict[Key, Measure | None] = field(default_factory=dict)
+    confusion: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def closed(
+        self,
+        group: str,
+        rows: Sequence[Row],
+        judged: Sequence[Judged],
+        name: str = "Accuracy",
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        """Add accuracy, balanced accuracy and confusion of a group of closed questions.
+
+        groups: averaged with equal weight (subtasks); one by default.
+        """
+        names = groups or [group] * len(rows)
+        used = [
+            (str(r["id"]), n, j) for r, n, j in zip(rows, names, judged, strict=True)
+            if not j.skipped
+        ]  # fmt: skip
+        skipped = len(rows) - len(used)
+        if skipped:
+            self.notes.append(f"{group}: {skipped} of {len(rows)} answers are left out")
+        if not used:
+            return
+        ids, names, judged = (list(column) for column in zip(*used, strict=True))
+        values = [j.value for j in judged]
+        self.measures[group, name] = mean_of(ids, names, values)
+        classes = [j.gold for j in judged]
+        if None not in classes and len(set(classes)) <= MAX_CLASSES:
+            # Over the whole group: a subtask may lack a class, and would favour a constant answer.
+            self.measures[group, "Balanced accuracy"] = balanced_of(
+                ids, [group] * len(ids), values, classes
+            )
+            table: dict[str, Counter[str]] = {name: Counter() for name in sorted(set(classes))}
+            for j in judged:
+                table[j.gold][j.predicted or UNREAD] += 1
+            self.confusion[group] = {name: dict(sorted(c.items())) for name, c in table.items()}
+
+    def tokens(self, group: str, rows: Sequence[Row]) -> None:
+        """Add the mean number of kept tokens and the mean keep rate, where rows have them."""
+        known = [r for r in rows if r.get("kept_tokens") is not None and r.get("visual_tokens")]
+        if not known:
+            return
+        ids = [str(r["id"]) for r in known]
+        kept = [float(r["kept_tokens"]) for r in known]
+        rates = [k / r["visual_tokens"] for k, r in zip(kept, known, strict=True)]
+        self.measures[group, "Avg. keep tok."] = mean_of(ids, [group] * len(ids), kept)
+        self.measures[group, "Avg. keep rate"] = mean_of(ids, [group] * len(ids), rates)
+
+
+class Benchmark:
+    """One benchmark: its protocols and the tables of the paper that it fills.
+
+    A subclass gives `name`, `protocols`, `tables` and the methods below.
+    """
+
+    name: ClassVar[str]
+    protocols: ClassVar[tuple[str, ...]] = ("official", "strict")
+    tables: ClassVar[tuple[int, ...]]
+    differences: ClassVar[str]  # between the protocols, in one or two sentences for the report
+
+    def variants(self, rows: Sequence[Row]) -> dict[str, list[Row]]:
+        """Rows that fill a column each; one column named "" unless overridden."""
+        return {"": list(rows)}
+
+    def score(self, rows: Sequence[Row], protocol: str, bert: Bert | None = None) -> Scored:
+        """All measures of one variant. bert: BERTScore F1 of pairs, or None without an encoder."""
+        raise NotImplementedError
+
+    def choice_text(self, row: Row, letter: str, protocol: str) -> str:
+        """What a model that picks `letter` has to write to be understood under a protocol.
+
+        In the style of the supervised answer unless overridden: "B", "no" or "B. no".
+        """
+        return in_style(row, letter)
+
+
+def in_style(row: Row, letter: str) -> str:
+    """A choice written like the row's own answer: as letter, as text, or as "B. text"."""
+    choices, answer = row.get("choices") or {}, answer_of(row).strip()
+    text = choices.get(letter, letter)
+    if answer.rstrip(".") in choices:
+        return letter
+    plain = metrics.normalize_text(answer)
+    if plain in {metrics.normalize_text(option) for option in choices.values()}:
+        return text
+    return f"{letter}. {text}"
+
+
+def is_choice(row: Row) -> bool:
+    return kind_of(row) == "choice"
+
+
+def strict_choice(row: Row) -> Judged:
+    """Right if the answer names the right option and no other (metrics.parse_letter)."""
+    letter, texts = gold_letter(row), option_texts(row)
+    parsed = metrics.parse_letter(text_of(row), row.get("choices"))
+    predicted = UNREAD if parsed is None else texts.get(parsed, parsed)
+    return Judged(float(parsed == letter), texts.get(letter, letter), predicted)
+
+
+def by_value(row: Row, right: bool) -> Judged:
+    """A choice judged by a rule of the protocol's own; its classes are those of `strict_choice`.
+
+    An answer that was understood to be right but not counted (its form is wrong) is UNREAD.
+    """
+    judged = strict_choice(row)
+    if right:
+        return Judged(1.0, judged.gold, judged.gold)
+    same = judged.predicted == judged.gold
+    return Judged(0.0, judged.gold, UNREAD if same else judged.predicted)
+
+
+def option_texts(row: Row) -> dict[str, str]:
+    """Normalised text of each option by letter; the letter itself where the text is empty."""
+    choices = row.get("choices") or {}
+    return {k.upper(): metrics.normalize_text(v) or k.upper() for k, v in choices.items()}
+
+
+def text_of(row: Row) -> str:
+    """The prediction as text; empty where there is none."""
+    prediction = row.get("prediction")
+    return "" if prediction is None else str(prediction)
+
+
+def answer_of(row: Row) -> str:
+    """The supervised answer as text."""
+    answer = row.get("answer")
+    return "" if answer is None else str(answer)
+
+
+def same_name(first: object, second: object) -> bool:
+    """Equality of two names up to case, spaces, dashes and underscores."""
+    return squash(str(first)) == squash(str(second))

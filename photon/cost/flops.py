@@ -1,0 +1,120 @@
+"""Floating-point operations of a pass, by part, as the engine runs it (docs/bench.md).
+
+A product of (m, k) and (k, n) counts 2 m k n; a causal attention counts the pairs that it looks at.
+Norms, activations, rotary embedding and the pruner's scores are below one per cent and left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import nn
+
+from photon.batch.patches import Grid, window_order
+from photon.model.photon import Stage
+
+TERA = 1e12
+# Forward passes that a training step costs: forward, gradient of the activations, of the weights.
+PASSES = {"all": 3, "patch": 2, "lora": 2}
+Trained = Literal["all", "patch", "lora"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One volume and its questions, in rows of the decoder.
+
+    grid: patches of the volume; visual and kept: its tokens, and those that each question keeps;
+    prefix: text rows before the question; question and answer: rows of each; cut: layers l that
+    run at full length.
+    """
+
+    grid: Grid
+    visual: int
+    kept: int
+    questions: int
+    prefix: int
+    question: int
+    answer: int
+    cut: int
+
+    @property
+    def suffix(self) -> int:
+        return self.question + self.answer
+
+    def rows_below(self) -> int:
+        """Decoder rows of layers up to l: the prefix once, every question's own rows."""
+        return self.prefix + self.visual + self.questions * self.suffix
+
+    def rows_above(self, stage: Stage) -> int:
+        """Decoder rows of the layers above l; only the unpruned pass shares the prefix there."""
+        if stage == "off":
+            return self.rows_below()
+        visual = self.visual if stage == "soft" else self.kept
+        return self.questions * (self.prefix + visual + self.suffix)
+
+
+def causal_pairs(rows: int, before: int = 0) -> int:
+    """Pairs of rows in an attention of `rows` that see each other causally and `before` others."""
+    return rows * before + rows * (rows + 1) // 2
+
+
+def linear_weights(module: nn.Module) -> int:
+    """Entries of the matrices that a row meets in a module's linear layers."""
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+
+
+def forward_flops(model: nn.Module, shape: Shape, stage: Stage) -> dict[str, float]:
+    """Operations of one teacher-forced pass over one volume and all of its questions, by part."""
+    answers = shape.questions * max(shape.answer, 1)
+    return {
+        **encoder_flops(model.model.visual, shape.grid),
+        **decoder_flops(model.model.language_model, shape, stage),
+        "head": 2.0 * model.lm_head.weight.numel() * answers,
+    }
+
+
+def prefill_flops(model: nn.Module, shape: Shape, stage: Stage) -> dict[str, float]:
+    """Operations until every question's first answer token is there: no answer rows."""
+    return forward_flops(model, replace(shape, answer=0), stage)
+
+
+def encoder_flops(visual: nn.Module, grid: Grid) -> dict[str, float]:
+    """Patch embedding, blocks and mergers over one volume."""
+    config = visual.config
+    patches = grid[0] * grid[1] * grid[2]
+    merged = patches // config.spatial_merge_size**2
+    slab = grid[0] * (grid[1] * grid[2]) ** 2
+    windowed = 0
+    pairs = slab * config.depth
+    if hasattr(config, "window_size"):
+        window = config.window_size // config.patch_size // config.spatial_merge_size
+        lengths = window_order(grid, config.spatial_merge_size, window)[1]
+        windowed = config.depth - len([i for i in config.fullatt_block_indexes if i < config.depth])
+        pairs = slab * (config.depth - windowed) + windowed * sum(n * n for n in lengths)
+    mergers = [visual.merger, *getattr(visual, "deepstack_merger_list", ())]
+    blocks = 2.0 * linear_weights(visual.blocks) * patches + 4.0 * config.hidden_size * pairs
+    return {
+        "patch embedding": 2.0 * visual.patch_embed.proj.weight.numel() * patches,
+        "ViT blocks": blocks,
+        "merger": 2.0 * sum(linear_weights(merger) for merger in mergers) * merged,
+    }
+
+
+def decoder_flops(language: nn.Module, shape: Shape, stage: Stage) -> dict[str, float]:
+    """Layers up to l and above it."""
+    config = language.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * size
+    layer = linear_weights(language.layers[0])
+    prefix, suffix, questions = shape.prefix + shape.visual, shape.suffix, shape.questions
+    shared = causal_pairs(prefix) + questions * causal_pairs(suffix, prefix)
+    below = 2.0 * layer * shape.rows_below() + 4.0 * width * shared
+    above = below
+    if stage != "off":
+        rows = shape.rows_above(stage)
+        above = 2.0 * layer * rows + 4.0 * width * questions * causal_pairs(rows // questions)
+    return {
+        "layers up to l": below * shape.cut,
+        "layers above l": above * (config.num_hidden_layers - shape.cut),
+    }

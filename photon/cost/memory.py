@@ -1,0 +1,142 @@
+"""Memory of a training step: what autograd keeps, counted, and the state of each strategy.
+
+Activations are not guessed by a formula: one and two layers of the model run with our own loops on
+tensors without data (FakeTensorMode), and every tensor that autograd saves is counted; all layers
+are alike. GiB = 2^30 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from photon.cost.flops import Shape, linear_weights
+from photon.cost.settings import stock_config, stock_model
+from photon.model.attention import AttentionPlan
+from photon.model.encoder import VolumeEncoder
+from photon.model.layers import DecoderLayers
+from photon.model.photon import Stage
+
+Precision = Literal["bf16-mixed", "bf16-true", "32-true"]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that autograd keeps of one volume and its questions.
+
+    `fixed` once, and per part (ViT, layers up to l, layers above l) the number of layers, the bytes
+    of each, and the bytes of its input, which is all that recomputing keeps of it.
+    """
+
+    fixed: int
+    layers: dict[str, tuple[int, int, int]]
+
+    def total(self, checkpointing: bool = False) -> int:
+        """All bytes at the end of the forward pass; when recomputing, with one layer made anew."""
+        parts = self.layers.values()
+        if not checkpointing:
+            return self.fixed + sum(n * each for n, each, _ in parts)
+        kept = sum(n * entry for n, _, entry in parts)
+        return self.fixed + kept + max(each for _, each, _ in parts)
+
+    def vision(self) -> int:
+        n, each, _ = self.layers["ViT blocks"]
+        return n * each
+
+
+def activations(
+    model: Mapping[str, Any], shape: Shape, stage: Stage, precision: Precision
+) -> Activations:
+    """What a step in `stage` keeps of one volume and its questions."""
+    mixed = precision == "bf16-mixed"
+    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
+    wide = 4 if dtype == torch.float32 else 2  # of the residual stream
+    fake = FakeTensorMode(allow_non_fake_inputs=True)  # plans hold real row numbers
+    with fake:
+        one, two = (stock_model(stock_config(model, n), "cpu", dtype) for n in (1, 2))
+
+    def count(run: Callable[[], Any], used: nn.Module) -> int:
+        copies = 2 * linear_weights(used) if mixed else 0  # of weights: a column of its own
+        with fake, torch.autocast("cpu", torch.bfloat16, mixed, cache_enabled=False):
+            return saved_bytes(run, one, two) - copies
+
+    full = stock_config(model)
+    vision = [_encode(stock, shape.grid, dtype) for stock in (one, two)]
+    towers = [count(run, stock.model.visual) for run, stock in zip(vision, (one, two), strict=True)]
+    block = towers[1] - towers[0]
+    patches = shape.grid[0] * shape.grid[1] * shape.grid[2]
+    layers = {"ViT blocks": (full.vision_config.depth, block, wide * patches * _width(full, True))}
+    n = full.text_config.num_hidden_layers
+    for name, rows, number, plan in (
+        ("layers up to l", shape.rows_below(), shape.cut, _trunk_plan(shape)),
+        ("layers above l", shape.rows_above(stage), n - shape.cut, _tail_plan(shape, stage)),
+    ):
+        run = _decode(one, rows, plan, dtype)
+        each = count(run, one.model.language_model)
+        layers[name] = (number, each, wide * rows * _width(full, False))
+    answers = shape.questions * max(shape.answer, 1)
+    # Logits in the head's precision, in float32 for the loss, and its log-softmax.
+    head = answers * full.text_config.vocab_size * (4 + 4 + (2 if wide == 2 or mixed else 4))
+    return Activations(towers[0] - block + head, layers)
+
+
+def saved_bytes(run: Callable[[], Any], *models: nn.Module) -> int:
+    """Bytes of the tensors that autograd saves while `run` runs, but for the models' weights."""
+    own = {p.untyped_storage()._cdata for model in models for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outcome = run()
+    del outcome
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _width(config, vision: bool) -> int:
+    return config.vision_config.hidden_size if vision else config.text_config.hidden_size
+
+
+def _encode(stock: nn.Module, grid, dtype: torch.dtype) -> Callable[[], Any]:
+    encoder = VolumeEncoder(stock.model.visual)
+    encoder._plan((grid,), torch.device("cpu"))  # real row numbers, before anything is fake
+    voxels = stock.model.visual.patch_embed.proj.weight[0].numel()
+    patches = grid[0] * grid[1] * grid[2]
+    return lambda: encoder(torch.empty(patches, voxels, dtype=dtype), [grid])
+
+
+def _decode(
+    stock: nn.Module, rows: int, plan: AttentionPlan, dtype: torch.dtype
+) -> Callable[[], Any]:
+    layers = DecoderLayers(stock.model.language_model)
+
+    def run() -> Any:
+        hidden = torch.empty(rows, layers.model.config.hidden_size, dtype=dtype)
+        positions = torch.empty(3, rows, dtype=torch.long)
+        return layers.run(hidden.requires_grad_(), positions, plan, 0, 1)
+
+    return run
+
+
+def _trunk_plan(shape: Shape) -> AttentionPlan:
+    """A prefix, and questions that see it and themselves: as `PhotonDecoder.trunk`."""
+    prefix = torch.arange(shape.prefix + shape.visual)
+    own = torch.arange(len(prefix), shape.rows_below()).split(shape.suffix)
+    lengths = [len(prefix), *[shape.suffix] * shape.questions]
+    return AttentionPlan(lengths, [prefix, *[torch.cat([prefix, rows]) for rows in own]])
+
+
+def _tail_plan(shape: Shape, stage: Stage) -> AttentionPlan:
+    if stage == "off":
+        return _trunk_plan(shape)
+    rows = shape.rows_above(stage)
+    return AttentionPlan([rows // shape.questions] * shape.questions)

@@ -1,0 +1,157 @@
+"""The tiny model's tokenizer: byte-level BPE in Qwen's format, learned from our own questions.
+
+It is a genuine `Qwen2Tokenizer` (pre-tokenizer, special tokens, chat template), so that code and
+data written for it carry over to Qwen2.5-VL.  The built files are committed in photon/weights/tiny;
+
+    python -m photon.phantoms.tokenizer [--check] [--out FOLDER]
+
+rebuilds them byte for byte, or checks that they are what it would build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import Qwen2Tokenizer
+
+from photon.errors import InputError
+from photon.phantoms.corpus import corpus
+from photon.questions.prompts import SYSTEM
+
+TINY = Path(__file__).resolve().parents[1] / "weights" / "tiny"
+VOCAB_SIZE = 1200
+# Qwen2.5's own added tokens; code takes their ids from the tokenizer, never from a constant.
+CONTROL_TOKENS = tuple(
+    f"<|{name}|>"
+    for name in (
+        "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start "
+        "quad_end vision_start vision_end vision_pad image_pad video_pad"
+    ).split()
+)
+PLAIN_TOKENS = ("<tool_call>", "</tool_call>") + tuple(
+    f"<|{name}|>" for name in "fim_prefix fim_middle fim_suffix fim_pad repo_name file_sep".split()
+)
+# Qwen2's pre-tokenizer: letters, single digits, punctuation and line breaks are kept apart.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# The text part of Qwen2.5-VL's template: system, turns, volumes and images as placeholders.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\n" + SYSTEM + "<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Qwen2Tokenizer:
+    """Train the merges on `texts`; the same texts give the same tokenizer.
+
+    `vocab_size` counts everything: 256 bytes, merges, and the 22 special tokens at the end.  Fewer
+    merges are made where the texts hold no more.  Raises ValueError below 278.
+    """
+    merges_room = vocab_size - len(CONTROL_TOKENS) - len(PLAIN_TOKENS)
+    if merges_room < 256:
+        raise ValueError(f"vocab_size={vocab_size} must be at least 278: 256 bytes, 22 specials")
+    base = Tokenizer(models.BPE())
+    base.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    base.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=merges_room,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    base.train_from_iterator(texts, trainer)
+    trained = json.loads(base.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=trained["vocab"],
+        merges=[tuple(pair) for pair in trained["merges"]],
+        unk_token=None,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(CONTROL_TOKENS[1:2] + CONTROL_TOKENS[3:]),
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=32768,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in CONTROL_TOKENS])
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in PLAIN_TOKENS])
+    return tokenizer
+
+
+def write_tokenizer(folder: str | Path, vocab_size: int = VOCAB_SIZE) -> Qwen2Tokenizer:
+    """Build from the question generator's vocabulary and save; returns the tokenizer."""
+    tokenizer = build_tokenizer(corpus(), vocab_size)
+    tokenizer.save_pretrained(str(folder))
+    return tokenizer
+
+
+def differing_files(folder: str | Path) -> list[str]:
+    """Names of the files that are absent from `folder` or that a fresh build writes differently.
+
+    Compared byte for byte; of tokenizer_config.json the values that both hold, since versions of
+    transformers write different keys.
+    """
+    folder = Path(folder)
+    with tempfile.TemporaryDirectory() as fresh:
+        write_tokenizer(fresh)
+        wanted = {path.name: path.read_bytes() for path in Path(fresh).iterdir()}
+    different = []
+    for name, content in sorted(wanted.items()):
+        path = folder / name
+        if not path.exists() or not _same(name, path.read_bytes(), content):
+            different.append(name)
+    return different
+
+
+def _same(name: str, old: bytes, new: bytes) -> bool:
+    if name != "tokenizer_config.json":
+        return old == new
+    first, second = json.loads(old), json.loads(new)
+    return all(first[key] == second[key] for key in first.keys() & second.keys())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Rebuild or check the committed tokenizer; returns the exit code."""
+    prog = "python -m photon.phantoms.tokenizer"
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("--out", type=Path, default=TINY, help="folder (default: the tiny's)")
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    options = parser.parse_args(arguments)
+    try:
+        if options.check:
+            if different := differing_files(options.out):
+                raise InputError(
+                    f"{options.out}: {', '.join(different)} differ from a fresh build; run "
+                    "python -m photon.phantoms.tokenizer"
+                )
+        else:
+            write_tokenizer(options.out)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

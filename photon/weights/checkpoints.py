@@ -1,0 +1,260 @@
+"""Models from a configuration, and exports: a folder that stock Transformers can load too.
+
+An export holds `config.json` (see `photon.weights.auto`) and `model.safetensors` in the stock
+layout, the tokenizer, `photon.json` (pruner, preparation, positions, provenance) and
+`pruner.safetensors`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from photon.errors import InputError
+from photon.model.photon import PhotonModel
+from photon.pruning.base import Pruner
+from photon.pruning.baselines.attention import AttentionPruner
+from photon.pruning.baselines.random import RandomPruner
+from photon.pruning.baselines.uniform import UniformPruner
+from photon.pruning.its import PhotonPruner
+from photon.volume.preparation import Preparation, check_size
+from photon.weights.auto import mark_export
+from photon.weights.backbone import (
+    backbone_config,
+    check_tokenizer,
+    find_family,
+    new_backbone,
+    replace_patch_embedding,
+)
+from photon.weights.checks import (
+    READING,
+    check_channels,
+    check_preparation,
+    check_reading,
+    check_shape,
+)
+from photon.weights.device import find_device
+from photon.weights.loading import PRUNER_FILE, Checkpoint, LoadReport, find_dtype, open_checkpoint
+from photon.weights.official import official_spec
+from photon.weights.shards import checkpoint_folder
+
+FORMAT = 2
+PRUNERS = {
+    "photon": PhotonPruner,
+    "random": RandomPruner,
+    "uniform": UniformPruner,
+    "fastv": AttentionPruner,
+}
+WEIGHTS = Path(__file__).parent
+BUILT_IN = ("tiny",)
+logger = logging.getLogger(__name__)
+
+
+def build_model(
+    text: Mapping,
+    vision: Mapping,
+    preparation: Mapping | Preparation,
+    pruner: Pruner | None = None,
+    pretrained: str | None = None,
+    patch_init: str = "random",
+    tokenizer: str | None = None,
+    depth_stride: int = 1,
+    slab: int = 1,
+    image_mean: float | Sequence[float] = 0.0,
+    image_std: float | Sequence[float] = 1.0,
+    attention: str = "sdpa",
+    kv: str = "full",
+    positions: str = "trained",
+    checkpointing: bool = False,
+    seed: int = 0,
+    family: str = "qwen2_5_vl",
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> PhotonModel:
+    """A model with random weights, or with those of a stock checkpoint, an export, or the authors'.
+
+    With `pretrained`, `text` is the checkpoint's own and `vision` gives its patches their depth and
+    channels; an embedding of another shape starts by `patch_init` (`replace_patch_embedding`), and
+    `pruner` takes over the stored weights of one of its own shape. One line at INFO says what was
+    loaded, what is new and what was not used. `pretrained` may be the built-in `tiny` (see
+    photon/weights) or a hub name (see `checkpoint_folder`). `tokenizer`: a directory, a hub
+    name, the built-in `tiny`, or None for the one beside the weights. `dtype`: float32, bfloat16,
+    or auto (the checkpoint's); the pruner stays in float32. `device`: where the weights are read
+    to; `auto` is this process's GPU, if any; `meta` reads none and gives shapes only, in seconds
+    at any size. Raises InputError for what is missing or does not fit, before any long work.
+    """
+    if isinstance(preparation, Mapping):
+        preparation = Preparation.from_dict(dict(preparation))
+    check_channels(preparation, vision.get("in_channels", 3), image_mean, image_std)
+    slices, device = vision.get("temporal_patch_size", 2), find_device(device)
+    patch = vision.get("patch_size", find_family(family).patch)
+    check_size(preparation.size, patch, slices * slab)
+    reading = {
+        "depth_stride": depth_stride,
+        "slab": slab,
+        "image_mean": image_mean,
+        "image_std": image_std,
+        "positions": positions,
+    }
+    if device == "meta" or pretrained is None:
+        words = load_tokenizer(tokenizer) if tokenizer or device != "meta" else None
+        config = backbone_config(text, vision, words, family)
+        backbone = new_backbone(config, seed, find_dtype(dtype, None), device)
+    else:
+        checkpoint = open_checkpoint(weights_folder(pretrained))
+        words = load_tokenizer(tokenizer or str(checkpoint.folder))
+        check_tokenizer(checkpoint.config, words)
+        check_shape(pretrained, checkpoint.config, text, vision, family)
+        channels, seen = vision.get("in_channels", 3), checkpoint.config.vision_config
+        kept = (slices, channels) == (seen.temporal_patch_size, seen.in_channels)
+        spec = _spec_of(checkpoint)
+        check_preparation(checkpoint.folder, spec, preparation, kept)
+        check_reading(checkpoint.folder, spec, reading, kept)
+        backbone = checkpoint.load_backbone(find_dtype(dtype, checkpoint), device)
+        replaced = replace_patch_embedding(backbone, slices, channels, patch_init, seed)
+        logger.info(_fill_pruner(checkpoint, pruner, replaced))
+    model = PhotonModel(
+        backbone, pruner, attention, kv, words, preparation, checkpointing=checkpointing, **reading
+    )
+    return model.train()
+
+
+def weights_folder(name: str) -> Path:
+    """The folder of the built-in weights of that name, or that of a checkpoint."""
+    return WEIGHTS / name if name in BUILT_IN else checkpoint_folder(name)
+
+
+def _fill_pruner(checkpoint: Checkpoint, pruner: Pruner | None, replaced: bool) -> LoadReport:
+    """Give `pruner` the stored weights of one of its own shape, and say what is new."""
+    new = ["model.visual.patch_embed.proj.weight"] if replaced else []
+    filled = pruner is not None and checkpoint.load_pruner(pruner)
+    if pruner is not None and not filled:
+        new += [f"pruner.{name}" for name in pruner.state_dict()]
+    return checkpoint.report(new, filled)
+
+
+def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
+    """A tokenizer from a directory or hub name, or the built-in `tiny`; offline where it can be."""
+    if name is None:
+        raise InputError("model.tokenizer is empty and there is no model.pretrained: set one")
+    try:
+        return AutoTokenizer.from_pretrained(WEIGHTS / name if name in BUILT_IN else name)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no tokenizer in {name}: give model.tokenizer (or model.pretrained) a directory or "
+            "hub name with tokenizer.json"
+        ) from error
+
+
+def save_export(
+    model: PhotonModel,
+    folder: str | Path,
+    provenance: Mapping | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write an export (see the module's docstring); in `dtype`, or the model's own precision.
+
+    The pruner stays in float32: its threshold is compared with scores.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone = model.backbone if dtype is None else copy.deepcopy(model.backbone).to(dtype)
+    backbone.save_pretrained(folder)
+    mark_export(folder)
+    model.tokenizer.save_pretrained(folder)
+    pruner = None
+    if model.pruner is not None:
+        names = {kind: name for name, kind in PRUNERS.items()}
+        pruner = {"name": names[type(model.pruner)], "options": model.pruner.options}
+        state = {k: v.contiguous() for k, v in model.pruner.state_dict().items()}
+        save_file(state, folder / PRUNER_FILE)
+    spec = {
+        "format": FORMAT,
+        "pruner": pruner,
+        "preparation": model.preparation.to_dict(),
+        **{key: getattr(model, key) for key in READING},
+        "kv": model.kv,
+        "provenance": dict(provenance or {}),
+    }
+    (folder / "photon.json").write_text(json.dumps(spec, indent=2) + "\n")
+
+
+def load_export(
+    folder: str | Path,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> PhotonModel:
+    """Load an export, or a checkpoint of the authors', ready to answer.
+
+    Raises InputError when anything is missing or damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder} has no photon.json and config.json: give the export/ folder that training "
+            "wrote"
+        )
+    checkpoint = open_checkpoint(folder)
+    spec = _spec_of(checkpoint)
+    if spec is None:
+        raise InputError(
+            f"{folder} has no photon.json: give the export/ folder that training wrote, or build "
+            "a model from these weights (model=photon_max model.pretrained=FOLDER)"
+        )
+    pruner = None
+    if spec["pruner"] is not None:
+        pruner = PRUNERS[spec["pruner"]["name"]](**spec["pruner"]["options"])
+        if not checkpoint.load_pruner(pruner):
+            raise InputError(
+                f"{folder / PRUNER_FILE} is missing or does not fit photon.json: export the model "
+                "again"
+            )
+    words = load_tokenizer(str(folder))
+    check_tokenizer(checkpoint.config, words)
+    model = PhotonModel(
+        checkpoint.load_backbone(dtype, device),
+        pruner,
+        attention,
+        spec["kv"],
+        words,
+        Preparation.from_dict(spec["preparation"]),
+        **{key: spec[key] for key in READING},
+    )
+    logger.info(checkpoint.report(pruner=pruner is not None))
+    return model.to(device).eval()
+
+
+def _spec_of(checkpoint: Checkpoint) -> dict | None:
+    """photon.json, or what it would say of a checkpoint of the authors'; None for a stock one."""
+    spec = read_spec(checkpoint.folder)
+    if spec is None and checkpoint.layout.title == "official":
+        spec = official_spec(checkpoint)
+    # Exports older than the key had no other.
+    return spec if spec is None else {"positions": "trained", **spec}
+
+
+def read_spec(folder: Path) -> dict | None:
+    """photon.json of an export, or None where the folder is not one."""
+    path = folder / "photon.json"
+    if not path.is_file():
+        return None
+    try:
+        spec = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}:{error.lineno}: not valid JSON: export the model again"
+        ) from error
+    if spec.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: format {spec.get('format')} is not {FORMAT}, which this version reads: "
+            "export the model again with this version"
+        )
+    return spec
