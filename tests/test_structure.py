@@ -42,6 +42,7 @@ UNTIL_MENDED = {
     "photon.model.generate -> photon.model.photon",
     "photon.weights.auto -> photon.weights.hf",
     "photon.weights.backbone -> photon.weights.auto",
+    "photon.weights.official -> photon.weights.loading",
 }
 FORBIDDEN = {
     "photon": {"lightning", "pytorch_lightning", "hydra", "omegaconf", "tasks", "train", "eval"},

@@ -84,7 +84,7 @@ def _add_check(subparsers: argparse._SubParsersAction) -> None:
 
 def run_prepare(args: argparse.Namespace) -> int:
     """Exit code 0 unless all cases were bad, or any with --strict."""
-    from photon.volume import preparing
+    from photon.questions import preparing
     from photon.volume.preparation import Preparation
 
     changes = {

@@ -318,7 +318,7 @@ def test_every_reader_states_its_facts(name) -> None:
     reader = build_reader({"dataset": name})
     facts = reader.facts
     assert facts.name == name and all((facts.title, facts.licence, facts.source, facts.layout))
-    page = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
     assert f"`{name}`" in page
     for count in facts.counts.values():
         assert f"{count:,}" in page, f"docs/benchmarks.md does not state {name}'s {count:,}"
