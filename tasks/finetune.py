@@ -195,8 +195,7 @@ def perturb_volumes(batch: VolumeBatch, robust: Tensor, channels: int) -> Volume
     if not volumes:
         return batch
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    counts = [sum(d * h * w for d, h, w in group) for group in batch.grids]
-    rows = list(batch.patches.split(counts))
+    rows = list(batch.patches.split(batch.patch_counts))
     for v in sorted(volumes):
         rows[v] = perturb(rows[v], sample_perturbation(generator), generator, channels)
     return replace(batch, patches=torch.cat(rows))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from photon.batch.patches import Grid, patch_grid, patchify
+from photon.batch.patches import Grid, holds_something, patch_grid, patchify
 from photon.batch.positions import Resume, prefix_positions, text_positions
 from photon.errors import InputError
 from photon.packing import Segments
@@ -45,6 +45,7 @@ class VolumeBatch:
     prefix_positions: Tensor  # (3, R)
     visual: Tensor  # (R,) true at visual tokens
     visual_lengths: list[int]  # (B) visual tokens of each item, those of all its volumes
+    present: list[Tensor]  # (B) true at the tokens of its grids that are computed, see `air`
     prefixes: Segments  # B
     suffix_ids: Tensor  # (S,)
     suffix_positions: Tensor  # (3, S)
@@ -68,6 +69,12 @@ class VolumeBatch:
             if isinstance(value, Segments)
         }
         return replace(self, **moved, **segments)
+
+    @property
+    def patch_counts(self) -> list[int]:
+        """(B) patch rows of each item."""
+        merged = len(self.patches) // max(sum(self.visual_lengths), 1)
+        return [n * merged for n in self.visual_lengths]
 
     def prompt_ids(self, pad: int) -> Tensor:
         """Ids (Q, longest) of prefix and suffix of every question, padded on the left."""
@@ -97,6 +104,8 @@ class BatchBuilder:
         timestamps: token ids of "<1.5 seconds>" for 1.5, for a model that was trained with each
             temporal patch of a video between vision start and end of its own, after its time
             (Qwen3-VL); a volume's slices are a second apart. None keeps them together (Qwen2.5-VL).
+        air: value in [0, 1]; tokens of a volume in which no voxel lies above it are left out,
+            before the encoder and everywhere after it. None computes every token.
         context: rows and positions that a sequence may have, or None for any number.
     """
 
@@ -111,6 +120,7 @@ class BatchBuilder:
     tokens_per_second: float = 2.0
     timestamps: Callable[[float], list[int]] | None = None
     context: int | None = None
+    air: float | None = None
 
     def __call__(
         self,
@@ -131,14 +141,13 @@ class BatchBuilder:
                 if isinstance(visual, Frames):
                     self.require_images(records[v][0] if records else None, place)
         grids = [tuple(self.grid(volume) for volume in group) for group in volumes]
-        rows = [self._patches(volume) for group in volumes for volume in group]
-        voxels = self.channels * self.patch[0] * self.patch[1] * self.patch[2]
+        cut = [self._cut(group) for group in volumes]
         prefix, suffix, visual, positions, instruction, targets = [], [], [], [], [], []
         suffix_positions, volume_of = [], []
         for v, questions in enumerate(prompts):
             head, after = questions[0].head, questions[0].after
             assert all(p.head == head and p.after == after for p in questions), "mixed prefixes"
-            ids, is_visual, where, resume = self._prefix(head, after, volumes[v])
+            ids, is_visual, where, resume = self._prefix(head, after, volumes[v], cut[v][1])
             prefix.append(ids)
             visual.append(is_visual)
             positions.append(where)
@@ -155,12 +164,13 @@ class BatchBuilder:
                 targets.append(target)
                 volume_of.append(v)
         return VolumeBatch(
-            patches=torch.cat(rows) if rows else torch.zeros(0, voxels),
+            patches=torch.cat([patches for patches, _ in cut]),
             grids=grids,
             prefix_ids=torch.cat(prefix),
             prefix_positions=torch.cat(positions, 1),
             visual=torch.cat(visual),
-            visual_lengths=[int(rows.sum()) for rows in visual],
+            visual_lengths=[int(present.sum()) for _, present in cut],
+            present=[present for _, present in cut],
             prefixes=Segments([len(p) for p in prefix]),
             suffix_ids=torch.cat(suffix),
             suffix_positions=torch.cat(suffix_positions, 1),
@@ -185,7 +195,7 @@ class BatchBuilder:
             )
 
     def _prefix(
-        self, head: list[int], after: list[int], visuals: Sequence[Visual]
+        self, head: list[int], after: list[int], visuals: Sequence[Visual], present: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, int]:
         """Ids, which rows are visual, positions, and the next free position of an item's prefix."""
         *text, start = head
@@ -207,7 +217,9 @@ class BatchBuilder:
         text = text if visuals else [*head, *after]
         add(len(text), text, False)
         where, resume = prefix_positions(parts, strides, self.positions)
-        return torch.tensor(ids), torch.tensor(is_visual), where, resume
+        ids, is_visual = torch.tensor(ids), torch.tensor(is_visual)
+        runs = torch.ones_like(is_visual).masked_scatter(is_visual, present)
+        return ids[runs], is_visual[runs], where[:, runs], resume
 
     def _blocks(self, visual: Visual) -> list[tuple[list[int], Grid]]:
         """Text ids before, and grid in tokens, of what stands between vision start and end."""
@@ -278,6 +290,21 @@ class BatchBuilder:
         if self.slab > 1:
             visual = visual.unflatten(-3, (-1, self.slab)).mean(-3)
         return patchify(visual.expand(self.channels, -1, -1, -1), self.patch, self.merge)
+
+    def _cut(self, group: Sequence[Visual]) -> tuple[Tensor, Tensor]:
+        """Patch rows (P, voxels) of an item that are computed, and (V,) true at their tokens."""
+        depth, height, width = self.patch
+        rows = [torch.zeros(0, self.channels * depth * height * width)]
+        present = [torch.ones(0, dtype=torch.bool)]
+        for visual in group:
+            patches = self._patches(visual)
+            tokens = torch.ones(len(patches) // self.merge**2, dtype=torch.bool)
+            if self.air is not None and not isinstance(visual, Frames):
+                tokens = holds_something(patches, self.air, self.merge)
+                patches = patches[tokens.repeat_interleave(self.merge**2)]
+            rows.append(patches)
+            present.append(tokens)
+        return torch.cat(rows[1:] or rows), torch.cat(present)
 
 
 def _is_image(visual: Visual) -> bool:

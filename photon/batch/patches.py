@@ -37,6 +37,16 @@ def patchify(volume: Tensor, patch: Grid, merge: int = 2) -> Tensor:
     return rows.reshape(d * h * w, channels * pd * ph * pw)
 
 
+def holds_something(patches: Tensor, level: float, merge: int) -> Tensor:
+    """(V,) true at tokens with a voxel above `level`, of patch rows (P, voxels).
+
+    True at all tokens where none has one: a blank volume is still a volume. Not in the paper: air
+    and padding are two thirds of the patches of a CT in its input (docs/results.md).
+    """
+    present = patches.amax(1).unflatten(0, (-1, merge * merge)).amax(1) > level
+    return present if bool(present.any()) else torch.ones_like(present)
+
+
 @lru_cache(maxsize=64)
 def patch_coordinates(grid: Grid, merge: int) -> Tensor:
     """(P, 2) height and width index of every patch row of one volume, in `patchify` order."""

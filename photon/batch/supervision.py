@@ -36,6 +36,10 @@ class TokenStatistics:
     mean: Tensor
     extent: Tensor
 
+    def take(self, tokens: Tensor) -> TokenStatistics:
+        """Of the tokens (V,) that are true."""
+        return TokenStatistics(self.share[tokens], self.mean[tokens], self.extent[tokens])
+
 
 def token_statistics(
     labels: np.ndarray, volume: np.ndarray, n_labels: int, token: tuple[int, int, int]
@@ -107,7 +111,8 @@ class SupervisedCollate(Collate):
 
     def __call__(self, items: Sequence[Item]) -> VolumeBatch:
         batch = super().__call__(items)
-        statistics = [self._remembered(item) for item in items]
+        pairs = zip(items, batch.present, strict=True)
+        statistics = [self._remembered(item).take(present) for item, present in pairs]
         rows, owner, share = [], [], []
         for segment, v, record in zip(batch.suffixes, batch.volume_of, batch.records, strict=True):
             for row, evidence in self._said(record):

@@ -202,7 +202,7 @@ class Evaluator:
         total = evidence.pairs.lengths[i]
         if condition.pruner == "random":
             return random_keep_mask(evidence.batch.records[i].id, count, total, self.seed)
-        share = evidence.shares[i]
+        share = evidence.pair_shares[i]
         return oracle_mask(np.zeros(total) if share is None else share, count)
 
     def _rows(self, condition: Condition, evidence: Evidence, generation: Generation) -> Rows:
@@ -244,8 +244,15 @@ class Evidence:
         return Segments([lengths[v] for v in self.batch.volume_of])
 
     @cached_property
+    def pair_shares(self) -> list[np.ndarray | None]:
+        """`shares` of the question's pairs alone: of the tokens that are computed."""
+        present = (self.batch.present[v].numpy() for v in self.batch.volume_of)
+        pairs = zip(self.shares, present, strict=True)
+        return [None if share is None else share[mask] for share, mask in pairs]
+
+    @cached_property
     def shares(self) -> list[np.ndarray | None]:
-        """(Q) share of each visual token that the question's evidence covers; None without any."""
+        """(Q) share of each token of the grids that the evidence covers; None without any."""
         known: dict[tuple, np.ndarray] = {}
         out: list[np.ndarray | None] = []
         for v, record in zip(self.batch.volume_of, self.batch.records, strict=True):

@@ -82,9 +82,18 @@ class VolumeEncoder(nn.Module):
         proj = self.visual.patch_embed.proj
         return F.linear(patches, proj.weight.flatten(1), proj.bias)
 
-    def forward(self, patches: Tensor, grids: list[Grid]) -> VisualFeatures:
-        """Packed patch rows (P, voxels) of volumes with the given patch grids to their features."""
-        plan = self._plan(tuple(grids), patches.device)
+    def forward(
+        self, patches: Tensor, grids: list[Grid], present: Tensor | None = None
+    ) -> VisualFeatures:
+        """Packed patch rows (P, voxels) of volumes with the given patch grids to their features.
+
+        present: true at the tokens of the grids that have rows, None: all. The windows and slabs of
+        the others stay what they are; they only see less.
+        """
+        if present is None or bool(present.all()):
+            plan = self._plan(tuple(grids), patches.device)
+        else:
+            plan = self._make_plan(tuple(grids), patches.device, present)
         hidden = self.embed_patches(patches)
         if plan.corners is not None:
             table = self.visual.pos_embed(plan.corners) * plan.weights[..., None]
@@ -121,7 +130,9 @@ class VolumeEncoder(nn.Module):
             self._plans[key] = self._make_plan(grids, device)
         return self._plans[key]
 
-    def _make_plan(self, grids: tuple[Grid, ...], device: torch.device) -> _Plan:
+    def _make_plan(
+        self, grids: tuple[Grid, ...], device: torch.device, present: Tensor | None = None
+    ) -> _Plan:
         orders, windows, slabs, places = [], [], [], []
         start = 0
         for grid in grids:
@@ -134,14 +145,21 @@ class VolumeEncoder(nn.Module):
             orders.append(order + start)
             places.append(patch_coordinates(grid, self.merge)[order])
             start += rows
-        order = torch.cat(orders)
+        order, places = torch.cat(orders), torch.cat(places)
+        corners, weights = self._corners(grids)
+        if present is not None:
+            runs = present.repeat_interleave(self.merge**2)
+            windows = _shortened(windows, runs[order]) if windows else windows
+            slabs = _shortened(slabs, runs)
+            places, order = places[runs[order]], (runs.cumsum(0) - 1)[order[runs[order]]]
+            if corners is not None:
+                corners, weights = corners[runs], weights[runs]
         restore = torch.argsort(order[:: self.merge**2])
-        places = torch.cat(places).to(device)
+        places = places.to(device)
         size = self.visual.config.hidden_size // self.heads
         # Half of the head rotates with the height, half with the width (stock 2D RoPE).
         frequency = 1.0 / 10000.0 ** (torch.arange(0, size // 2, 2, device=device) / (size // 2))
         angles = (places[:, :, None].float() * frequency).flatten(1)
-        corners, weights = self._corners(grids, device)
         return _Plan(
             order.to(device),
             restore.to(device),
@@ -150,20 +168,23 @@ class VolumeEncoder(nn.Module):
             else None,
             AttentionPlan(slabs, causal=False, backend=self.backend, device=device),
             torch.cat([angles, angles], -1),
-            corners,
-            weights,
+            None if corners is None else corners.to(device),
+            None if weights is None else weights.to(device),
         )
 
-    def _corners(
-        self, grids: tuple[Grid, ...], device: torch.device
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def _corners(self, grids: tuple[Grid, ...]) -> tuple[Tensor | None, Tensor | None]:
         """(P, 4) rows of the learned position table and their weights, where there is one."""
         if not hasattr(self.visual, "pos_embed"):
             return None, None
         side = math.isqrt(self.visual.config.num_position_embeddings)
         found = [table_corners(grid, self.merge, side) for grid in grids]
         corners, weights = zip(*found, strict=True)
-        return torch.cat(corners).to(device), torch.cat(weights).to(device)
+        return torch.cat(corners), torch.cat(weights)
+
+
+def _shortened(lengths: list[int], runs: Tensor) -> list[int]:
+    """Rows that run in each of the consecutive segments; segments without any are left out."""
+    return [n for n in (int(part.sum()) for part in runs.split(lengths)) if n]
 
 
 def cos_sin(angles: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

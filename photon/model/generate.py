@@ -24,21 +24,33 @@ class Generation:
     """Answers to the Q questions of a batch, in order, and what was kept to answer them."""
 
     tokens: list[list[int]]  # without the end token
-    visual_tokens: list[int]
+    present: list[Tensor]  # (Q) true at the tokens of the question's grids that were computed
     selection: Selection | None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
+    def visual_tokens(self) -> list[int]:
+        """(Q) tokens of each question's grids, those that are left out as air among them."""
+        return [len(mask) for mask in self.present]
+
+    @property
     def kept_tokens(self) -> list[int]:
-        """(Q) visual tokens that each question kept; all of them with pruning off."""
-        return self.visual_tokens if self.selection is None else self.selection.counts.tolist()
+        """(Q) visual tokens that each question kept; all that were computed with pruning off."""
+        return [int(mask.sum()) for mask in self.keep_masks]
 
     @property
     def keep_masks(self) -> list[Tensor]:
         """(Q) boolean masks over each question's visual tokens, in grid order."""
-        if self.selection is None:
-            return [torch.ones(n, dtype=torch.bool) for n in self.visual_tokens]
-        return list(self.selection.keep.cpu().split(self.visual_tokens))
+        return self.present if self.selection is None else self.on_grids(self.selection.keep)
+
+    def on_grids(self, pairs: Tensor) -> list[Tensor]:
+        """(Q) values (J,) of the pairs over each question's grids, zero where air was left out."""
+        parts = pairs.cpu().split([int(mask.sum()) for mask in self.present])
+        empty = (torch.zeros(len(mask), dtype=pairs.dtype) for mask in self.present)
+        return [
+            grid.masked_scatter(mask, part)
+            for grid, mask, part in zip(empty, self.present, parts, strict=True)
+        ]
 
 
 class _Clock:
@@ -173,8 +185,8 @@ def answer(
         choose = likeliest if sampling is None else sampling.chooser(batch)
         tokens = decode(decoding, choose, end_id, max_new_tokens, streamer)
     clock.mark("decoding")
-    visual = [batch.visual_lengths[v] for v in batch.volume_of]
-    return Generation(tokens, visual, selection, {**reading.seconds, **clock.seconds})
+    present = [batch.present[v] for v in batch.volume_of]
+    return Generation(tokens, present, selection, {**reading.seconds, **clock.seconds})
 
 
 def generate(

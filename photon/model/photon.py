@@ -63,6 +63,8 @@ class PhotonModel(nn.Module):
         image_mean, image_std: of the voxels in [0, 1] that the patch embedding expects, one value
             or one a channel.
         positions: where text resumes after a volume, see `prefix_positions`.
+        air: HU, or None; tokens of a volume without a voxel above it (air, padding) are never
+            computed. Needs a preparation whose voxels are HU. Not in the paper.
         checkpointing: in training, recompute every encoder block and decoder layer in the backward
             pass instead of keeping its activations. Not in the paper.
     """
@@ -81,6 +83,7 @@ class PhotonModel(nn.Module):
         image_std: float | Sequence[float] = 1.0,
         positions: Resume = "trained",
         checkpointing: bool = False,
+        air: float | None = None,
     ):
         super().__init__()
         check_backend(attention)
@@ -97,6 +100,7 @@ class PhotonModel(nn.Module):
         self.slab = slab
         self.image_mean, self.image_std = image_mean, image_std
         self.positions = positions
+        self.air = air
         self.encoder = VolumeEncoder(backbone.model.visual, attention, checkpointing)
         self.decoder = PhotonDecoder(backbone.model.language_model, attention, checkpointing)
 
@@ -131,6 +135,7 @@ class PhotonModel(nn.Module):
             tokens_per_second=getattr(vision, "tokens_per_second", 1),
             timestamps=Timestamps(self.tokenizer) if frames_apart else None,
             context=self.backbone.config.text_config.max_position_embeddings,
+            air=None if self.air is None else self.preparation.value(self.air),
         )
 
     def forward(
@@ -191,7 +196,8 @@ class PhotonModel(nn.Module):
         if not grids:
             width = self.backbone.config.text_config.hidden_size
             return VisualFeatures(torch.zeros(0, width, device=batch.patches.device))
-        return self.encoder(self.normalize(batch.patches).to(self.encoder.dtype), grids)
+        patches = self.normalize(batch.patches).to(self.encoder.dtype)
+        return self.encoder(patches, grids, torch.cat(batch.present))
 
     def normalize(self, patches: Tensor) -> Tensor:
         """Patch rows (P, C * voxels) in [0, 1] to what the patch embedding expects."""

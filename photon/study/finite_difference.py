@@ -274,7 +274,7 @@ def measure(
     shares: list[dict[str, float]] = []
     for index in range(min(volumes, len(dataset))):
         batch = collate([dataset[index]])
-        evidence = Evidence(batch, model.builder.token).shares
+        evidence = Evidence(batch, model.builder.token).pair_shares
         for name, keep_all in STARTS.items():
             changes[name] += token_changes(model, batch, evidence, keep_all, tokens)
         if isinstance(model.pruner, PhotonPruner):

@@ -33,8 +33,8 @@ def draw_kept(
     selection, n = generation.selection, math.prod(grid)
     parts = {"keep": generation.keep_masks[question][-n:].numpy().reshape(grid), "labels": labels}
     if selection is not None and selection.scores is not None:
-        stop = sum(generation.visual_tokens[: question + 1])
-        parts["scores"] = selection.scores[stop - n : stop].cpu().numpy().reshape(grid)
+        scores = generation.on_grids(selection.scores)[question]
+        parts["scores"] = scores[-n:].numpy().reshape(grid)
     if model.preparation.flip_x:
         parts = {k: None if v is None else v[..., ::-1] for k, v in parts.items()}
     spacing = voxel_size(model.preparation, hu.shape)

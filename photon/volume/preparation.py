@@ -105,6 +105,25 @@ class Preparation:
         """Channels of a loaded volume [C, D, H, W]; None where it is [D, H, W], of one channel."""
         return None if self.windows is None else len(self.windows)
 
+    def value(self, hu: float) -> float:
+        """The value in [0, 1] that no channel of a loaded voxel of `hu` exceeds.
+
+        Raises InputError where the voxels are scaled by the volume's own range, or where no window
+        reaches below `hu`.
+        """
+        if self.intensity != "window":
+            raise InputError(
+                f"model.air={hu}: with preparation.intensity={self.intensity} voxels are scaled by "
+                "each volume's own range, so that no value means air. Set model.air=null."
+            )
+        ranges = [pair for pair in self.windows or (self.hu,) if pair[0] < hu]
+        if not ranges:
+            raise InputError(
+                f"model.air={hu}: no window of preparation.windows (or preparation.hu) begins "
+                "below it, so that air and soft tissue look alike. Raise it, or set model.air=null."
+            )
+        return max((hu - low) / (high - low) for low, high in ranges)
+
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "Preparation":
         """A named preparation: "paper", "official" (as the authors released it) or "tiny"."""

@@ -73,6 +73,7 @@ def build_model(
     kv: str = "full",
     positions: str = "trained",
     checkpointing: bool = False,
+    air: float | None = None,
     seed: int = 0,
     family: str = "qwen2_5_vl",
     dtype: str = "float32",
@@ -120,9 +121,8 @@ def build_model(
         backbone = checkpoint.load_backbone(find_dtype(dtype, checkpoint), device)
         replaced = replace_patch_embedding(backbone, slices, channels, patch_init, seed)
         logger.info(_fill_pruner(checkpoint, pruner, replaced))
-    model = PhotonModel(
-        backbone, pruner, attention, kv, words, preparation, checkpointing=checkpointing, **reading
-    )
+    options = {**reading, "checkpointing": checkpointing, "air": air}
+    model = PhotonModel(backbone, pruner, attention, kv, words, preparation, **options)
     return model.train()
 
 
@@ -181,6 +181,7 @@ def save_export(
         "preparation": model.preparation.to_dict(),
         **{key: getattr(model, key) for key in READING},
         "kv": model.kv,
+        "air": model.air,
         "provenance": dict(provenance or {}),
     }
     (folder / "photon.json").write_text(json.dumps(spec, indent=2) + "\n")
@@ -226,6 +227,7 @@ def load_export(
         spec["kv"],
         words,
         Preparation.from_dict(spec["preparation"]),
+        air=spec["air"],
         **{key: spec[key] for key in READING},
     )
     logger.info(checkpoint.report(pruner=pruner is not None))
@@ -237,8 +239,8 @@ def _spec_of(checkpoint: Checkpoint) -> dict | None:
     spec = read_spec(checkpoint.folder)
     if spec is None and checkpoint.layout.title == "official":
         spec = official_spec(checkpoint)
-    # Exports older than the key had no other.
-    return spec if spec is None else {"positions": "trained", **spec}
+    # Exports older than a key had no other value.
+    return spec if spec is None else {"positions": "trained", "air": None, **spec}
 
 
 def read_spec(folder: Path) -> dict | None:

@@ -47,13 +47,15 @@ def visual_batch(names, stride=4, positions="trained", dtype=torch.float64, answ
             instruction.append(torch.arange(n) < n - 2)
     counts = sum(t * h * w for group in grids for t, h, w in group)
     all_ids = torch.cat(ids)
+    visual = [int(((i == IMAGE) | (i == VIDEO)).sum()) for i in ids]
     return VolumeBatch(
         patches=torch.rand(counts, 8, generator=generator, dtype=dtype),
         grids=grids,
         prefix_ids=all_ids,
         prefix_positions=torch.cat(at, 1),
         visual=(all_ids == IMAGE) | (all_ids == VIDEO),
-        visual_lengths=[int(((i == IMAGE) | (i == VIDEO)).sum()) for i in ids],
+        present=[torch.ones(int(n), dtype=torch.bool) for n in visual],
+        visual_lengths=visual,
         prefixes=Segments([len(i) for i in ids]),
         suffix_ids=torch.cat(suffixes),
         suffix_positions=torch.cat(suffix_at, 1),
