@@ -31,7 +31,7 @@ SIZES = {"qwen2_5_vl": 14, "qwen3_vl": 16}
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_export_round_trips_bitwise_and_loads_in_stock(tmp_path, family, tied, dtype):
-    model = build(family, tied, PhotonPruner(hidden=8), dtype=dtype)
+    model = build(family, tied, PhotonPruner(hidden=8), dtype=dtype, air=-900)
     assert {p.dtype for p in model.backbone.parameters()} == {getattr(torch, dtype)}
     save_export(model, tmp_path)
     loaded = load_export(tmp_path, dtype=getattr(torch, dtype))
@@ -39,6 +39,7 @@ def test_an_export_round_trips_bitwise_and_loads_in_stock(tmp_path, family, tied
         tmp_path, dtype="auto", output_loading_info=True
     )
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert loaded.air == -900
     assert loaded.state_dict().keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
