@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, TypeVar
 
-from photon.errors import InputError
+from photon.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 
@@ -27,9 +26,8 @@ def bind(kind: type[T], words: Mapping[str, str], name: str) -> T:
     legal = [field.name for field in dataclasses.fields(kind)]
     for key in words:
         if key not in legal:
-            near = difflib.get_close_matches(key, legal, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"{key}={words[key]}: {name} has the keys {', '.join(legal)}{hint}")
+            keys = f"{', '.join(legal)}{did_you_mean(key, legal)}"
+            raise InputError(f"{key}={words[key]}: {name} has the keys {keys}")
     try:
         return kind(**{key: parse(key, text, hints[key]) for key, text in words.items()})
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
@@ -69,10 +68,3 @@ def spell(hint: Any) -> str:
         else:
             names.append(getattr(option, "__name__", str(option)))
     return " or ".join(names)
-
-
-def did_you_mean(word: Any, legal: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(word), legal, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; legal: {', '.join(legal)}" if 0 < len(legal) <= 12 else ""

@@ -16,8 +16,8 @@ from photon.benchmarks.report import (
     with_extra,
 )
 from photon.benchmarks.table import format_benchmark
-from photon.evaluation.predictions import write_whole
 from photon.evaluation.text_metrics import ROBERTA_LARGE_LAYER, BertScorer
+from photon.files import write_text
 from photon.questions.record import Record
 from tasks.datamodule import QuestionData
 
@@ -95,5 +95,5 @@ def add_benchmark(
     )
     metrics["benchmark"] = benchmark_metrics(benchmark, columns, seed)
     text = format_benchmark(benchmark, columns, metrics["benchmark"], tables)
-    write_whole(run_dir / "benchmark.md", text)
+    write_text(run_dir / "benchmark.md", text)
     return text

@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
 from photon.errors import InputError
+from photon.files import replacing, sync, write_json
 
 # What `torch.load(weights_only=True)` reads back without any code of ours.
 # Exact types: numpy.float64, for one, is a float and needs numpy's own code to come back.
@@ -40,28 +41,23 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Raises OSError (previous file untouched) and TypeError (contents that are not plain)."""
+        """Raises WriteError (previous file untouched) and TypeError (contents not plain)."""
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO has no storage options")
         assert_plain(checkpoint)
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         for left_by_a_killed_process in path.parent.glob(f".{path.name}.*.tmp"):
             left_by_a_killed_process.unlink(missing_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
+        with replacing(path) as new:
+            with open(new, "wb") as file:
                 hashing = _HashingFile(file)
                 torch.save(checkpoint, hashing)
-                file.flush()
-                os.fsync(file.fileno())
+            sync(new)
             entry = {"bytes": hashing.size, "step": checkpoint.get("global_step")}
-            self._publish(temporary, path, hashing.hexdigest(), entry)
-        except OSError as error:
-            error.add_note(f"while writing {path}; the checkpoint before it is untouched")
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
+            # After every single step from here on one whole file is known.
+            _announce(path, hashing.hexdigest(), entry)
+            if path.exists():
+                os.replace(path, previous_of(path))
 
     def load_checkpoint(
         self,
@@ -80,16 +76,6 @@ class AtomicCheckpointIO(CheckpointIO):
         path = Path(path)
         for file in (path, previous_of(path), manifest_of(path)):
             file.unlink(missing_ok=True)
-
-    def _publish(self, temporary: Path, path: Path, digest: str, entry: dict[str, Any]) -> None:
-        """Give the finished file its name. After every single step one whole file is known."""
-        known = read_manifest(path)
-        newest_first = {digest: entry} | dict(list(known.items())[:2])
-        _write_json(manifest_of(path), {"sha256": newest_first})
-        if path.exists():
-            os.replace(path, previous_of(path))
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
 
 
 class _HashingFile:
@@ -161,6 +147,12 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
+def _announce(path: Path, digest: str, entry: dict[str, Any]) -> None:
+    """Put a file that is about to take its name at the top of the manifest."""
+    known = read_manifest(path)
+    write_json(manifest_of(path), {"sha256": {digest: entry} | dict(list(known.items())[:2])})
+
+
 def sha256_of(path: Path) -> str:
     sha = hashlib.sha256()
     with open(path, "rb") as file:
@@ -185,24 +177,3 @@ def assert_plain(value: Any, key: str = "checkpoint") -> None:
             f"{key} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be read "
             "back safely: store tensors, numbers, text, lists and dicts"
         )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renames themselves durable (POSIX keeps them in the folder)."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

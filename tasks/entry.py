@@ -18,8 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from photon.errors import InputError
-from tasks.annotations import did_you_mean
+from photon.errors import InputError, did_you_mean
 from tasks.quiet import quiet
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

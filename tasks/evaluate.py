@@ -23,8 +23,9 @@ from photon.evaluation.controls import constant_control, shuffled_volumes
 from photon.evaluation.predictions import join_predictions
 from photon.evaluation.protocols import summarize
 from photon.evaluation.report import build_metrics, collect_provenance, write_report
-from photon.evaluation.shards import Shard, one_at_a_time
+from photon.evaluation.shards import Shard
 from photon.evaluation.text_metrics import ROBERTA_LARGE_LAYER
+from photon.files import locked
 from photon.model.generate import generate
 from photon.model.photon import PhotonModel
 from photon.questions.record import Record
@@ -110,7 +111,7 @@ def evaluate(
     others return None.
     """
     data.bind(model.eval())
-    with one_at_a_time(data.store_root / ".preparing") if shard.world > 1 else nullcontext():
+    with locked(data.store_root / ".preparing") if shard.world > 1 else nullcontext():
         records = first_volumes(data.prepare_volumes(evaluation.split), evaluation.volumes)
     if evaluation.segmentations is not None:
         records = attach_segmentations(records, evaluation.segmentations, data.root)
@@ -136,7 +137,7 @@ def evaluate(
             progress=_advance(progress),
         )
         evaluator.run(names)
-    with one_at_a_time(run_dir / ".reporting"):
+    with locked(run_dir / ".reporting"):
         answers = None if is_finished(run_dir) else evaluator.merge(names)
         if answers is None:
             say("evaluation", f"part {shard.rank} of {shard.world} is answered", started)

@@ -13,6 +13,8 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from photon.files import replacing
+
 
 class CsvLog(Logger):
     """`<folder>/metrics.csv`, one row a step, kept across a resume.
@@ -65,13 +67,10 @@ class CsvLog(Logger):
     def save(self) -> None:
         if not self._dirty:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with open(temporary, "w", newline="") as file:
+        with replacing(self.path) as new, open(new, "w", newline="") as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
             writer.writerows(self._rows[step] for step in sorted(self._rows))
-        os.replace(temporary, self.path)
         self._dirty = False
 
     @rank_zero_only

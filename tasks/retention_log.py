@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from photon.files import replacing
 
 KEYS = ["step", "stage", "subtask"]
 MEANS = ["soft_keep", "hard_keep", "theta", "band_hit", "kept_tokens", "visual_tokens"]
@@ -69,7 +70,8 @@ class RetentionLog(Callback):
         if rows and trainer.is_global_zero:
             frames = [self._written, merge_rows(rows)]
             self._written = pd.concat([f for f in frames if len(f)], ignore_index=True)
-            write_parquet(Path(trainer.default_root_dir) / FILE, self._written)
+            with replacing(Path(trainer.default_root_dir) / FILE) as new:
+                self._written.to_parquet(new, index=False)
 
 
 def merge_rows(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -80,15 +82,6 @@ def merge_rows(rows: list[dict[str, Any]]) -> pd.DataFrame:
     merged = keyed.groupby(KEYS, sort=True, as_index=False).sum(min_count=1)
     merged[MEANS] = merged[MEANS].div(merged["n"], axis=0)
     return merged[COLUMNS].astype({"step": "int64", "n": "int64"})
-
-
-def write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        frame.to_parquet(temporary, index=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _gather(rows: list[dict[str, Any]], world_size: int) -> list[dict[str, Any]]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from photon.errors import InputError
+from photon.files import write_json
 
 # Keys that change where a run reports or how fast it goes, and nothing that it computes.
 NEUTRAL_KEYS = (
@@ -76,17 +76,6 @@ def write_status(folder: str | Path, **fields: Any) -> None:
     """Replace status.json; adds the time of writing (UTC)."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(Path(folder) / "status.json", {**fields, "updated": stamp})
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _neutral(key: str) -> bool:

@@ -21,8 +21,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import tasks.precision  # noqa: F401  (registers a resolver)
-from photon.errors import InputError
-from tasks.annotations import did_you_mean, fits, literals, options, spell
+from photon.errors import InputError, did_you_mean
+from tasks.annotations import fits, literals, options, spell
 
 # Packages whose public classes and functions a configuration may name. A name counts by where it is
 # defined: `tasks.schema.importlib.import_module` is spelt like ours and is not.

@@ -18,6 +18,7 @@ MAX_FILE, MAX_FUNCTION, MAX_ENTRY = 400, 60, 80
 # The rooms of photon/ from the ground up: a room imports only itself and those before it.
 ROOMS = (
     "errors",
+    "files",
     "imports",
     "packing",
     "words",

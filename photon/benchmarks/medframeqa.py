@@ -23,8 +23,8 @@ from photon.benchmarks.reader import (
     need,
 )
 from photon.benchmarks.tables import TABLES, Row, embedded_images
+from photon.files import write_bytes
 from photon.questions.record import LETTERS, Record
-from photon.volume.entries import write_atomically
 
 _COLUMNS = ("questionid", "modality", "videoid", "question", "options", "correctanswer")
 _PLACES = (".", "data")
@@ -96,7 +96,7 @@ class MedFrameQA(Reader):
                     continue  # said when it is read
                 for frame, data in zip(frames, images, strict=False):
                     if frame in absent:
-                        write_atomically(self.path(frame), lambda stream, d=data: stream.write(d))
+                        write_bytes(self.path(frame), data)
 
     def _frames(self, row: Row) -> list[str]:
         """Paths of a row's frames; BadRow where one leads out of the root."""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from photon.benchmarks.reader import AbsentFiles, BadRow, Finding, Kind, Reader, Reading
 from photon.errors import InputError
+from photon.files import write_text
 from photon.questions.checking import Part, Report, check_parts, check_volumes
 from photon.questions.preparing import Case, Outcome, prepare_cases
-from photon.volume.entries import write_atomically
 from photon.volume.images.kinds import Source, locate
 from photon.volume.preparation import Preparation
 
@@ -174,5 +174,5 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> Path:
         path.unlink(missing_ok=True)
         return path
     lines = "".join(json.dumps(vars(f), ensure_ascii=False) + "\n" for f in findings)
-    write_atomically(path, lambda stream: stream.write(lines.encode()))
+    write_text(path, lines)
     return path

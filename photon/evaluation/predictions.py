@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.errors import InputError
+from photon.files import write_text
 
 CONDITIONS = ("photon", "no_pruning", "random_keep", "question_only", "shuffled_volume")
 RECORD_KEYS = (
@@ -182,14 +183,7 @@ def write_fingerprint(path: Path, fingerprint: Any) -> None:
     """Store what answers beside the file; nothing for None."""
     if fingerprint is not None:
         text = json.dumps(fingerprint, sort_keys=True, ensure_ascii=False)
-        write_whole(_fingerprint_of(path), text)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+        write_text(_fingerprint_of(path), text)
 
 
 def _repair(path: Path, good: int) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from photon.evaluation.condition import parse_condition
 from photon.evaluation.controls import ConstantAnswers
 from photon.evaluation.protocols import Protocol, Row, Score, score_rows, subtask_names, summarize
 from photon.evaluation.table import format_table
+from photon.files import write_json, write_text
 
 PACKAGES = ("torch", "transformers", "lightning", "numpy", "sacrebleu", "rouge-score")
 
@@ -281,11 +280,7 @@ def write_report(
     own: condition of the run's own rows, for the column title ("file" for a foreign file).
     """
     run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
     table = format_table(metrics, title, own)
-    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    for name, content in (("metrics.json", text), ("table.md", table)):
-        temporary = run_dir / f".{name}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, run_dir / name)
+    write_json(run_dir / "metrics.json", metrics)
+    write_text(run_dir / "table.md", table)
     return table

@@ -7,13 +7,11 @@ the same command, with any number of processes, answers what is missing.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,8 @@ from photon.evaluation.predictions import (
     check_fingerprint,
     read_predictions,
     write_fingerprint,
-    write_whole,
 )
+from photon.files import write_text
 
 # Set by torchrun, and by srun; the first pair that is there counts.
 VARIABLES = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
@@ -106,15 +104,8 @@ def merge_parts(path: Path, records: Sequence[Any], fingerprint: Any = None) -> 
         return None
     ordered = [rows[str(record.id)] for record in records]
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in ordered]
-    write_whole(path, "".join(lines))
+    write_text(path, "".join(lines))
     write_fingerprint(path, fingerprint)
     return ordered
 
 
-@contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold a lock file while the body runs; the system frees it if the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import nibabel as nib
 import numpy as np
 from isal import igzip
 
+from photon.files import write_bytes
 from photon.phantoms.captions import reports
 from photon.phantoms.change import change_items
 from photon.phantoms.layout import AORTA, NAMES, ORGANS, SPINE, PhantomConfig
@@ -115,10 +115,5 @@ def write_nifti(
     image.header.set_xyzt_units("mm")
     content = image.to_bytes()
     if existing == "replace" or not path.exists():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(igzip.compress(content, compresslevel=0, mtime=0))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_bytes(path, igzip.compress(content, compresslevel=0, mtime=0))
     return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from photon.errors import InputError
+from photon.files import write_json
 from photon.phantoms.balance import Thinning
 from photon.phantoms.files import Asked, Patient, Written, write_patient
 from photon.phantoms.layout import NAMES, PhantomConfig
@@ -158,7 +159,7 @@ def write_phantom_dataset(
         return found
     for folder in ("ct", "labels"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    _write_json(root / "building.json", {"fingerprint": spec.fingerprint()})
+    write_json(root / "building.json", {"fingerprint": spec.fingerprint()})
     patients = list(spec.patients(root))
     written = []
     for result in _parallel(patients, workers):
@@ -175,7 +176,7 @@ def write_phantom_dataset(
         "names": {str(label): name for label, name in NAMES.items()},
         "reference": spec.phantom.reference(),
     }
-    _write_json(root / "manifest.json", manifest)
+    write_json(root / "manifest.json", manifest)
     (root / "building.json").unlink(missing_ok=True)
     return json.loads((root / "manifest.json").read_text())
 
@@ -251,12 +252,6 @@ def _find(root: Path, spec: PhantomDataset) -> dict | None:
             )
         return manifest if name == "manifest.json" else None
     return None
-
-
-def _write_json(path: Path, content: dict) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, default=list) + "\n")
-    os.replace(temporary, path)
 
 
 def load_split(root: str | Path, split: str, reports: bool = False) -> list[Record]:

@@ -1,6 +1,5 @@
 """`python -m photon check`: verify question files and the volumes they name; collect all errors."""
 
-import json
 import sys
 import warnings
 from collections import Counter, defaultdict
@@ -15,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from photon.errors import InputError
+from photon.files import write_json
 from photon.volume.declared import ScanHeader, read_declared
-from photon.volume.entries import write_atomically
 from photon.volume.geometry import same_grid
 from photon.volume.images.kinds import Source, absent, kind_of, label, locate, names
 from photon.volume.plausible import implausible
@@ -256,8 +255,7 @@ def write_report(report: Report, path: str | Path) -> None:
         "error_counts": Counter(item["kind"] for item in report.errors),
         "warning_counts": Counter(item["kind"] for item in report.warnings),
     }
-    text = json.dumps(asdict(report) | counts | {"ok": not report.errors}, indent=1) + "\n"
-    write_atomically(Path(path), lambda stream: stream.write(text.encode()))
+    write_json(path, asdict(report) | counts | {"ok": not report.errors})
 
 
 def print_report(report: Report) -> int:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from photon.errors import InputError
+from photon.files import WriteError, write_text
 from photon.volume.declared import ScanHeader
 from photon.volume.dicom import is_dicom, slice_files
-from photon.volume.entries import StoreError, write_atomically
 from photon.volume.geometry import Preparation
 from photon.volume.images.kinds import Source, kind_of, label, locate, names
 from photon.volume.pool import WorkerDied, run_cases, worker_count
@@ -153,7 +153,7 @@ def _prepare_case(store: VolumeStore, case: Case) -> tuple[str | None, list[str]
             store.declare(case.source, case.header)
             store.prepare(case.source, case.labels)
             error = None
-        except StoreError:
+        except WriteError:
             raise
         except InputError as problem:
             error = str(problem)
@@ -210,8 +210,7 @@ class _BadCases:
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
         kept = [line for line in lines if json.loads(line)["source"] not in tried]
         if kept != lines:
-            text = "".join(line + "\n" for line in kept)
-            write_atomically(self.path, lambda stream: stream.write(text.encode()))
+            write_text(self.path, "".join(line + "\n" for line in kept))
             if not kept:
                 self.path.unlink()
 

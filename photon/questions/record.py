@@ -7,14 +7,13 @@ row holds beyond our own keys is kept in `Record.extra` and written back.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from photon.errors import InputError
+from photon.files import replacing
 from photon.questions.swift import Conversation, normalise_row
 from photon.volume.images.kinds import Located, Source, absent, is_image_name, label, locate
 
@@ -142,25 +141,12 @@ def read_records(
 
 def write_records(path: str | Path, records: Iterable[Record | dict]) -> int:
     """Write one canonical row per record, whole or not at all; returns the count."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     count = 0
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            for record in records:
-                row = record if isinstance(record, dict) else record.to_row()
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
-            stream.flush()
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as new, open(new, "w", encoding="utf-8", newline="\n") as stream:
+        for record in records:
+            row = record if isinstance(record, dict) else record.to_row()
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
     return count
 
 

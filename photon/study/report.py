@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from photon.files import write_text
 from photon.study.compare import (
     Section,
     compare_variants,
@@ -43,8 +43,8 @@ def write_study(study: Study, resamples: int = 1000, by: str | None = None) -> P
     parts = sections(study, resamples, by)
     data = {"provenance": provenance(study), **{part.title: part.data for part in parts}}
     text = "\n".join([*header(study, resamples), *_body(parts)]).rstrip() + "\n"
-    _write(study.folder / "study.json", json.dumps(data, indent=2, allow_nan=False) + "\n")
-    _write(study.folder / "study.md", text)
+    write_text(study.folder / "study.json", json.dumps(data, indent=2, allow_nan=False) + "\n")
+    write_text(study.folder / "study.md", text)
     folder = study.folder / "figures"
     folder.mkdir(exist_ok=True)
     for name, figure in figures(study, data).items():
@@ -145,9 +145,3 @@ def variants_figure(data: Mapping[str, Any], reference: str) -> Figure:
     tidy(ax)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

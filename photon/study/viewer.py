@@ -7,7 +7,6 @@ patient's right on its left, as radiologists read it. The volume must not be fli
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from photon.evaluation.coverage import TOKEN, token_coverage
+from photon.files import replacing
 
 OUTLINE, MASK, INK = "#7b3ff2", "#00a896", "#2b2d42"
 WHITEN = 0.80  # share of white mixed into dropped tokens
@@ -119,11 +119,9 @@ def save_overlay(
     Arguments as in `overlay_figure`. The file appears whole or not at all.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure = overlay_figure(hu, keep, title, labels, **options)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=DPI, format=path.suffix.lstrip(".") or "png")
-    os.replace(temporary, path)
+    with replacing(path) as new:
+        figure.savefig(new, dpi=DPI, format=path.suffix.lstrip(".") or "png")
     return path
 
 

@@ -1,7 +1,6 @@
 """What a store of prepared inputs is made of: keys by content, locked writing, known hashes."""
 
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable
@@ -11,15 +10,8 @@ from typing import Any
 import numpy as np
 
 from photon.errors import InputError
-from photon.volume.entries import (
-    Entry,
-    StoreError,
-    locked,
-    open_entry,
-    read_json,
-    write_atomically,
-    write_entry,
-)
+from photon.files import WriteError, locked, write_json
+from photon.volume.entries import Entry, open_entry, read_json, write_entry
 from photon.volume.images.kinds import Located, frame_files, names
 from photon.volume.reader import hash_source
 
@@ -71,7 +63,7 @@ class ContentStore:
             write_entry(self.folder, key, array, sidecar | {"key": key})
         entry = open_entry(self.folder, key)
         if entry is None:
-            raise StoreError(f"{self.folder}: does not give back what was written. Check the disk.")
+            raise WriteError(f"{self.folder}: does not give back what was written. Check the disk.")
         return entry
 
     def _sha256(self, source: Located) -> str:
@@ -79,11 +71,10 @@ class ContentStore:
         record, sha256 = self._indexed(source)
         if sha256 is None:
             sha256 = _hash(source)
-            text = json.dumps(record | {"sha256": sha256})
             file = self._path_file("index", source)
             try:
-                write_atomically(file, lambda stream: stream.write(text.encode()))
-            except StoreError as error:  # a store that others filled may be read-only
+                write_json(file, record | {"sha256": sha256})
+            except WriteError as error:  # a store that others filled may be read-only
                 warnings.warn(f"{error} Each process hashes its scans again.", stacklevel=2)
                 _unwritten[file] = record | {"sha256": sha256}
         return sha256

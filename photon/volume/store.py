@@ -15,7 +15,6 @@ under their name only when complete (temporary name, fsync, rename), and each is
 its CRC on the first read in a process; a damaged one is deleted and made again.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,9 +26,10 @@ import torch
 from torch import Tensor
 
 from photon.errors import InputError
+from photon.files import write_json
 from photon.volume.content import ContentStore
 from photon.volume.declared import ScanHeader, read_declared
-from photon.volume.entries import Entry, read_json, write_atomically
+from photon.volume.entries import Entry, read_json
 from photon.volume.geometry import Preparation, prepare_labels, prepare_volume, same_grid
 from photon.volume.images.kinds import Located, kind_of
 from photon.volume.images.store import ImageStore
@@ -86,8 +86,7 @@ class VolumeStore(ContentStore):
         if header is None:
             file.unlink(missing_ok=True)
         elif header != self.declared(source):
-            text = json.dumps({"path": os.path.abspath(source), "header": header.to_dict()})
-            write_atomically(file, lambda stream: stream.write(text.encode()))
+            write_json(file, {"path": os.path.abspath(source), "header": header.to_dict()})
 
     def declared(self, source: Source) -> ScanHeader | None:
         """The header declared for a scan, if any."""

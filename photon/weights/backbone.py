@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 import json
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from photon.errors import InputError
+from photon.errors import InputError, did_you_mean
 from photon.questions.prompts import token_id
 from photon.weights.auto import PREFIX
 
@@ -93,11 +92,9 @@ def _check_fields(group: str, values: Mapping, kind: type) -> None:
     known = {"tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"}
     unknown = sorted(set(values) - legal - known)
     if unknown:
-        near = difflib.get_close_matches(unknown[0], legal, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(
-            f"model.{group}.{unknown[0]}: {kind.__name__} has no such field{hint} "
-            "Correct it, or leave it out."
+            f"model.{group}.{unknown[0]}: {kind.__name__} has no such field, correct it or "
+            f"leave it out{did_you_mean(unknown[0], legal)}"
         )
 
 

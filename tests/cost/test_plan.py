@@ -208,7 +208,7 @@ def test_command_prints_tables_and_json(capsys) -> None:
     ("words", "says"),
     [
         (["model=photn"], "model=photn: there is no"),
-        (["gpu=2"], "did you mean gpus?"),
+        (["gpu=2"], "did you mean 'gpus'"),
         (["gpus=two"], "gpus=two: is not a whole number"),
         (["gpus=0"], "gpus=0: must be at least 1"),
         (["model=tiny", "keep=0"], "keep=0.0: legal values"),

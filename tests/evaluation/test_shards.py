@@ -12,7 +12,8 @@ import pytest
 
 from photon.errors import InputError
 from photon.evaluation.predictions import PredictionWriter
-from photon.evaluation.shards import Shard, merge_parts, one_at_a_time, read_parts
+from photon.evaluation.shards import Shard, merge_parts, read_parts
+from photon.files import locked
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -83,7 +84,8 @@ import os, signal, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 from photon.evaluation.predictions import PredictionWriter
-from photon.evaluation.shards import Shard, merge_parts, one_at_a_time, read_parts
+from photon.evaluation.shards import Shard, merge_parts, read_parts
+from photon.files import locked
 path, rank, world, fatal = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 records = [SimpleNamespace(id=f"v{v}/q{q}", volume=f"v{v}") for v in range(40) for q in range(3)]
 shard = Shard(rank, world)
@@ -96,7 +98,7 @@ with PredictionWriter(file, "f", read_parts(path, "f", but=file)) as writer:
             os.kill(os.getpid(), signal.SIGKILL)
         writer.write({"id": record.id, "prediction": f"answer to {record.id}", "rank": rank})
         time.sleep(0.001)
-with one_at_a_time(path.parent / "lock"):
+with locked(path.parent / "lock"):
     print("merged" if merge_parts(path, records, "f") else "waiting")
 """
 
@@ -169,7 +171,7 @@ def test_known_answers_are_not_written_again(tmp_path):
 
 
 def test_a_lock_is_freed_when_its_body_fails(tmp_path):
-    with pytest.raises(RuntimeError), one_at_a_time(tmp_path / "deep" / "lock"):
+    with pytest.raises(RuntimeError), locked(tmp_path / "deep" / "lock"):
         raise RuntimeError
-    with one_at_a_time(tmp_path / "deep" / "lock"):
+    with locked(tmp_path / "deep" / "lock"):
         pass

@@ -86,7 +86,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing after it runs but what a new process would."""
 
 
-@pytest.mark.parametrize("nth", range(6))
+@pytest.mark.parametrize("nth", range(8))
 def test_a_kill_between_any_two_steps_of_publishing(io, path, monkeypatch, nth) -> None:
     """Each rename and sync after writing is cut off in turn; a whole checkpoint is found."""
     io.save_checkpoint(content(1), path)
@@ -126,7 +126,7 @@ def test_publishing_has_exactly_the_steps_that_are_cut_above(io, path, monkeypat
             os, name, lambda *a, _real=real, _name=name: (calls.append(_name), _real(*a))[1]
         )
     io.save_checkpoint(content(2), path)
-    assert len(calls) == 6, calls
+    assert len(calls) == 8, calls
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from photon.errors import InputError
+from photon.files import WriteError
 from photon.volume import content, entries, store
-from photon.volume.entries import StoreError
 from photon.volume.geometry import Preparation, prepare_labels, prepare_volume
 from photon.volume.reader import read_labels, read_volume
 from photon.volume.store import VolumeStore, scaled
@@ -128,10 +128,10 @@ def test_a_read_only_store_serves_what_it_holds(tmp_path, scan, monkeypatch) -> 
     copy = tmp_path / "copy.nii.gz"
     shutil.copy(scan, copy)
 
-    def read_only(path, write) -> None:
-        raise StoreError(f"{path.parent}: cannot be written (Read-only file system).")
+    def read_only(path, value) -> None:
+        raise WriteError(f"{path.parent}: cannot be written (Read-only file system).")
 
-    monkeypatch.setattr(content, "write_atomically", read_only)
+    monkeypatch.setattr(content, "write_json", read_only)
     hashed = []
     original = content.hash_source
     monkeypatch.setattr(content, "hash_source", lambda p: hashed.append(p) or original(p))
@@ -243,7 +243,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, scan, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(StoreError, match="No space left on device.*Free disk space"):
+    with pytest.raises(WriteError, match="No space left on device.*Free disk space"):
         vault.prepare(scan)
     assert not [p for p in vault.folder.iterdir() if p.name != "locks"]
     monkeypatch.undo()
