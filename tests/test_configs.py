@@ -11,6 +11,7 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from photon.errors import InputError
@@ -51,28 +52,63 @@ def test_every_experiment_with_every_pruner(experiment: str, pruner: str) -> Non
     assert {phase for phase, share in plain["phases"].items() if share} <= set(plain["task"])
 
 
+def points_of(*overrides: str) -> list[list[str]]:
+    """The points of a sweep, as Hydra's sweeper finds them: overrides, its own left out."""
+    config = compose(*overrides, with_hydra=True)
+    assert config.hydra.mode.name == "MULTIRUN"
+    sweeper = hydra.utils.instantiate(config.hydra.sweeper)
+    swept = [f"{key}={value}" for key, value in sweeper.params.items()]
+    (points,) = sweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)
+    return points
+
+
 @pytest.mark.parametrize("experiment", ["demo", "phase2"])
 @pytest.mark.parametrize("ablation", options("ablation"))
 def test_every_point_of_every_ablation(experiment: str, ablation: str) -> None:
-    """An axis sweeps keys that exist: each of its values composes and binds."""
-    config = compose(f"experiment={experiment}", f"ablation={ablation}", with_hydra=True)
-    swept = config.hydra.sweeper.params
-    if ablation == "none":
-        assert config.hydra.mode is None and not swept
-        return
-    assert config.hydra.mode.name == "MULTIRUN" and len(swept) == 1
-    ((key, values),) = swept.items()
-    points = values.split(",")
-    assert len(points) == len(set(points)) >= 2
-    found = [checked(f"experiment={experiment}", f"{key}={value}") for value in points]
-    assert all(a != b for i, a in enumerate(found) for b in found[:i])
+    """An axis sweeps keys that exist: each of its points composes, binds and differs."""
+    points = points_of(f"experiment={experiment}", f"ablation={ablation}")
+    found = [checked(f"experiment={experiment}", *point) for point in points]
+    assert len(found) >= 2 and all(a != b for i, a in enumerate(found) for b in found[:i])
+
+
+def test_a_single_run_is_the_default() -> None:
+    config = compose("experiment=phase2", with_hydra=True)
+    assert config.hydra.mode is None and not config.hydra.sweeper.params
+    assert not config.hydra.sweeper.rows
+
+
+def test_ablations_are_the_paper_tables() -> None:
+    """Table 4: first layer, n/4, n/2, 3n/4; w/o ITS & SGP keeps all tokens. Table 8: values."""
+    at = {a: points_of("experiment=phase2", f"ablation={a}") for a in options("ablation")}
+    assert at["layer"] == [[f"pruner.layer={x}"] for x in (0.0, 0.25, 0.5, 0.75)]
+    assert at["tau"] == [[f"pruner.tau={x}"] for x in (0.1, 0.2, 0.5)]
+    assert at["beta"] == [[f"pruner.beta={x}"] for x in (0.5, 0.8, 1.0)]
+    assert [float(p[0].split("=")[1]) for p in at["eps_sat"]] == [1e-3, 5e-3, 1e-2]
+    whole, *without = (checked("experiment=phase2", *point) for point in at["components"])
+    assert [w["pruner"].get("self_affinity") for w in without] == [False, True, True, None]
+    finetune = [w["task"]["finetune"] for w in (whole, *without)]
+    assert [f["robust"]["probability"] for f in finetune] == [0.15, 0.15, 0.0, 0.15, 0.15]
+    assert [f["flip"]["probability"] for f in finetune] == [0.05, 0.05, 0.05, 0.0, 0.05]
+    assert without[3]["pruner"] == {}
+
+
+def test_rows_of_a_sweep_go_with_every_combination_and_the_command_line_counts_more() -> None:
+    rows = [["pruner.tau=0.1"], ["pruner=none"], []]
+    sweeper = hydra.utils.instantiate(compose(with_hydra=True).hydra.sweeper, rows=rows)
+    parse = OverridesParser.create().parse_overrides
+    (found,) = sweeper.split_arguments(parse(["seed=0,1"]), None)
+    one, two, three = ["pruner.tau=0.1"], ["pruner=none"], []
+    assert found == [[*row, f"seed={seed}"] for seed in (0, 1) for row in (one, two, three)]
+    (found,) = sweeper.split_arguments(parse(["pruner.tau=0.5"]), None)
+    assert found == [["pruner.tau=0.5"], ["pruner=none", "pruner.tau=0.5"]]
+    assert len(sweeper.split_arguments(parse(["seed=0,1"]), 2)) == 3  # batches
 
 
 @pytest.mark.parametrize(
     ("group", "option"),
     [
         (group, option)
-        for group in ("model", "trainer", "logger", "dataset", "variant")
+        for group in ("model", "trainer", "logger", "dataset")
         for option in options(group)
     ],
 )
@@ -88,9 +124,9 @@ def test_phases_can_be_chosen_one_at_a_time() -> None:
 
 def test_keys_for_a_part_that_was_not_chosen_are_mistakes() -> None:
     with pytest.raises(InputError, match=r"pruner: has values but no _target_ \(self_affinity\)"):
-        checked("pruner=none", "variant=no_self_affinity")
+        checked("pruner=none", "+pruner.self_affinity=false")
     with pytest.raises(InputError, match=r"task\.finetune: has values but no _target_ \(flip\)"):
-        checked("experiment=phase1", "variant=no_flip")
+        checked("experiment=phase1", "+task.finetune.flip.probability=0.0")
 
 
 def test_eval_composes_and_binds() -> None:
@@ -110,9 +146,9 @@ def test_profiles_are_those_of_the_design() -> None:
         assert (one.layer, one.tau, one.beta) == (0.25, 0.2, 0.8)
         assert (one.eps_std, one.eps_sat) == (3e-3, 5e-3)
         assert (one.s_min, one.s_max, one.clip) == (0.5, 2.0, 1.5)
-    switches = ("direction", "statistics", "recentre", "score_gradient", "theta_scale", "readmit")
-    assert [paper[k] for k in switches] == ["paper", "kept", False, True, 1.0, 0.0]
-    assert [official[k] for k in switches] == ["paper", "all", True, False, 0.9, 0.0]
+    switches = ("direction", "statistics", "recentre", "score_gradient", "theta_scale")
+    assert [paper[k] for k in switches] == ["paper", "kept", False, True, 1.0]
+    assert [official[k] for k in switches] == ["paper", "all", True, False, 0.9]
     band = plain.task.finetune.band
     assert (band.low, band.high, band.on) == (0.3, 0.8, "hard")
 

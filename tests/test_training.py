@@ -167,7 +167,6 @@ def test_resumed_equals_uninterrupted_bit_for_bit(data, tmp_path, monkeypatch, c
             "callbacks.pruning.flip=0.5",
         ),
         *("task.finetune.robust.probability=0.4", "task.finetune.flip.probability=0.4"),
-        "pruner.readmit=0.1",
     )
     whole, _ = train(config, tmp_path / "whole")
     step = Finetune.training_step
@@ -277,7 +276,8 @@ def test_windows_train_with_perturbed_and_supervised_volumes(data, tmp_path) -> 
     """Three windows through store, label statistics, perturbation and a step of every stage."""
     config = configure(
         data,
-        "variant=three_windows",
+        *("model.vision.in_channels=3", "model.image_mean=[0.48,0.5,0.2]"),
+        "model.preparation.windows=[[-1000,1000],[-160,240],[0,600]]",
         "trainer.max_steps=4",
         "callbacks.pruning={soft:0.25,hard:0.5,flip:0.5}",
         *("task.finetune.robust.probability=0.5", "task.finetune.pointing=0.3"),

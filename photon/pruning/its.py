@@ -29,7 +29,7 @@ from photon.pruning.threshold import ThresholdPredictor, threshold_features
 
 
 class PhotonPruner(nn.Module):
-    """The paper's pruner with every switch of the profile table (DESIGN, section 5).
+    """The paper's pruner with every switch of the three profiles (docs/method.md).
 
     Args:
         layer: share of decoder layers that run at full length (paper: 1/4).
@@ -40,8 +40,6 @@ class PhotonPruner(nn.Module):
         score_rope: score with the rotary embedding in queries and keys.
         theta_scale: factor on sigmoid in Eq. 7 (released code: 0.9).
         theta_noise: relative uniform noise on theta at inference (Table 8: 0.1).
-        readmit: probability with which a dropped token is kept while training, so that it
-            receives a gradient at all (not in paper: dropped tokens have eta = 0).
         theta: a constant threshold in [0, 1) in place of the learned one, or None.
         keep: a fixed budget (share or count) in place of the learned threshold, or None.
         hidden: width of the threshold predictor (released code: an eighth of the model's).
@@ -58,7 +56,6 @@ class PhotonPruner(nn.Module):
         score_rope: bool = True,
         theta_scale: float = 1.0,
         theta_noise: float = 0.0,
-        readmit: float = 0.0,
         theta: float | None = None,
         keep: float | int | None = None,
         hidden: int = 256,
@@ -77,9 +74,8 @@ class PhotonPruner(nn.Module):
         self.options = self_options
         if tau <= 0:
             raise ValueError(f"pruner.tau={tau}: must be positive")
-        for name, value in (("readmit", readmit), ("theta_noise", theta_noise)):
-            if not 0 <= value < 1:
-                raise ValueError(f"pruner.{name}={value}: legal values lie in [0, 1)")
+        if not 0 <= theta_noise < 1:
+            raise ValueError(f"pruner.theta_noise={theta_noise}: legal values lie in [0, 1)")
         if theta is not None and not 0 <= theta < 1:
             raise ValueError(f"pruner.theta={theta}: legal values lie in [0, 1)")
         self.layer = layer
@@ -88,7 +84,6 @@ class PhotonPruner(nn.Module):
         self.score_gradient = score_gradient
         self.score_rope = score_rope
         self.theta_noise = theta_noise
-        self.readmit = readmit
         self.theta = theta
         self.keep = keep
         self.surrogate = SurrogateConfig(
@@ -134,9 +129,6 @@ class PhotonPruner(nn.Module):
             theta = budget_threshold(rho.detach(), counts, pairs)
             prob = retention_probability(rho, theta, self.tau, pairs)
             mask = rank(rho.detach(), pairs) < pairs.expand(counts)
-        if context.training and self.readmit:
-            draw = torch.rand(len(mask), generator=generator).to(mask.device)
-            mask = mask | (draw < self.readmit)
         empty = context.text.counts == 0
         if bool(empty.any()):
             warnings.warn("a question without instruction tokens keeps all of them", stacklevel=2)

@@ -151,15 +151,22 @@ def in_order(runs: Sequence[Run]) -> list[str]:
 def variant_names(overrides: Sequence[dict[str, str]]) -> list[str]:
     """A short name for each run's overrides: `KEY=VALUE, ...` of those that not all runs share.
 
-    Only the last part of a key is written; `variant=NAME` is NAME.
+    Only the last part of a key is written, or the last two where several keys end alike.
     """
+    keys = {key for own in overrides for key in own}
+    ends = [key.split(".")[-1] for key in keys]
+
+    def short(key: str) -> str:
+        parts = key.split(".")
+        return ".".join(parts[-1:] if ends.count(parts[-1]) == 1 else parts[-2:])
+
     shared = {
         key for key in overrides[0] if all(o.get(key) == overrides[0][key] for o in overrides)
     }
     names = []
     for own in overrides:
         parts = [
-            value if key == "variant" else f"{key.split('.')[-1]}={value}"
+            f"{short(key)}={value}"
             for key, value in own.items()
             if key not in shared and not key.startswith(NOT_A_VARIANT)
         ]

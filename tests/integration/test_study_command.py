@@ -11,7 +11,7 @@ SWEEP = (
     "train.py",
     "experiment=phantom_study/components",
     "seed=0,1",
-    "variant=full,layer_half",
+    "hydra.sweeper.rows=[[],['pruner.layer=0.5','pruner.tau=0.1']]",
     *SMALL,
     *DATA,
     "trainer.max_steps=4",
@@ -22,6 +22,7 @@ SWEEP = (
     "dataset.n_ood=0",
     "dataset.follow_up=0.0",
 )
+VARIANT = "layer=0.5, tau=0.1"
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +49,11 @@ def test_a_table_from_a_sweep(work) -> None:
     told = call("-m", "photon", "study", str(out), "--resamples", "50")
     assert told.returncode == 0, told.stderr
     data = json.loads((out / "study.json").read_text())
-    assert set(data["provenance"]["seeds"]) == {"full", "layer_half"}
-    assert data["provenance"]["seeds"]["full"] == [0, 1]
-    assert data["Variants"]["full"]["photon@0.25"]["keep_ratio"] == 0.25
-    assert "difference" in data["Variants"]["layer_half"]["photon@0.25"]
-    assert {"Budgets (full)", "Budgets (layer_half)"} <= set(data)
+    assert set(data["provenance"]["seeds"]) == {"default", VARIANT}
+    assert data["provenance"]["seeds"]["default"] == [0, 1]
+    assert data["Variants"]["default"]["photon@0.25"]["keep_ratio"] == 0.25
+    assert "difference" in data["Variants"][VARIANT]["photon@0.25"]
+    assert {"Budgets (default)", f"Budgets ({VARIANT})"} <= set(data)
     assert "Retention at the end of training" in data
     for name in ("curve", "variants", "dynamics"):
         assert (out / "figures" / f"{name}.png").is_file()

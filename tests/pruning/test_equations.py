@@ -203,12 +203,6 @@ def test_a_budget_out_of_range_is_named(keep):
         budget_counts(keep, Segments([4]))
 
 
-def test_readmission_happens_only_in_training():
-    pruner = PhotonPruner(hidden=4, readmit=0.99).double()
-    assert pruner.select(context(), keep=1).counts.tolist() == [1] * 4
-    assert pruner.select(context(training=True), keep=1).counts.sum() > 15
-
-
 def test_eq_18_band():
     ratio = torch.tensor([0.1, 0.3, 0.5, 0.8, 0.95], dtype=torch.float64)
     expected = torch.tensor([0.2, 0, 0, 0, 0.15], dtype=torch.float64)

@@ -16,7 +16,7 @@ from photon.study.report import sections
 from photon.study.runs import read_study, variant_names
 
 PATIENTS, QUESTIONS, TOKENS = 10, 8, 16
-GAIN = 0.25  # share of the questions that `better` gets right and `full` does not
+GAIN = 0.25  # share of the questions that `tau=0.5` gets right and `tau=0.2` does not
 ORGANS = ("liver", "spleen")
 
 
@@ -70,31 +70,31 @@ def write_run(folder, overrides, seed, wrong_every, state="finished", place=0):
 
 @pytest.fixture
 def folder(tmp_path):
-    """`full` is wrong at every second question, `better` at every fourth; one run was killed."""
+    """tau=0.2 is wrong at every second question, tau=0.5 at every fourth; one run was killed."""
     for seed in (0, 1):
-        write_run(tmp_path, ["variant=full"], seed, 2)
-        write_run(tmp_path, ["variant=better"], seed, 4, place=1)
-    write_run(tmp_path, ["variant=better"], 2, 4, state="training")
+        write_run(tmp_path, ["pruner.tau=0.2"], seed, 2)
+        write_run(tmp_path, ["pruner.tau=0.5"], seed, 4, place=1)
+    write_run(tmp_path, ["pruner.tau=0.5"], 2, 4, state="training")
     return tmp_path
 
 
 def test_a_known_difference_is_found_with_its_interval(folder):
     study = read_study(folder)
-    assert study.reference == "full" and study.variants == ["full", "better"]
-    found = difference(study, ("better", "photon"), ("full", "photon"), 200)
+    assert study.reference == "tau=0.2" and study.variants == ["tau=0.2", "tau=0.5"]
+    found = difference(study, ("tau=0.5", "photon"), ("tau=0.2", "photon"), 200)
     assert found["mean"] == pytest.approx(GAIN) and found["n"] == PATIENTS * QUESTIONS
     # Every patient gains the same share, so that drawing patients changes nothing.
     assert found["low"] == pytest.approx(GAIN) and found["high"] == pytest.approx(GAIN)
     parts = {section.title: section.data for section in sections(study, 50)}
     table = parts["Variants"]
-    assert table["full"]["photon"]["interval"]["mean"] == pytest.approx(0.5)
-    assert table["better"]["photon"]["seeds"] == [0.75, 0.75]
-    assert table["better"]["photon@0.1"]["difference"]["mean"] == pytest.approx(GAIN)
-    assert "difference" not in table["full"]["photon"]
+    assert table["tau=0.2"]["photon"]["interval"]["mean"] == pytest.approx(0.5)
+    assert table["tau=0.5"]["photon"]["seeds"] == [0.75, 0.75]
+    assert table["tau=0.5"]["photon@0.1"]["difference"]["mean"] == pytest.approx(GAIN)
+    assert "difference" not in table["tau=0.2"]["photon"]
 
 
 def test_accuracy_within_the_questions_of_a_key(folder):
-    """Of the questions on size (1, 3, 5, ...) `full`, wrong at 0, 2, 4, ..., misses none."""
+    """Of the questions on size (1, 3, 5, ...) `tau=0.2`, wrong at 0, 2, 4, ..., misses none."""
     study = read_study(folder)
     parts = {section.title: section.data for section in sections(study, 20, by="subtask")}
     table = parts["Accuracy by subtask"]
@@ -103,11 +103,11 @@ def test_accuracy_within_the_questions_of_a_key(folder):
         for name, group in table.items()
     }
     assert found == {
-        "existence": {"full": 0.0, "better": 0.5},
-        "size": {"full": 1.0, "better": 1.0},
+        "existence": {"tau=0.2": 0.0, "tau=0.5": 0.5},
+        "size": {"tau=0.2": 1.0, "tau=0.5": 1.0},
     }
-    assert table["existence"]["better"]["difference"]["mean"] == pytest.approx(0.5)
-    assert table["existence"]["better"]["difference"]["n"] == PATIENTS * QUESTIONS / 2
+    assert table["existence"]["tau=0.5"]["difference"]["mean"] == pytest.approx(0.5)
+    assert table["existence"]["tau=0.5"]["difference"]["n"] == PATIENTS * QUESTIONS / 2
     with pytest.raises(InputError, match="--by colour"):
         sections(study, 20, by="colour")
 
@@ -122,7 +122,7 @@ def test_the_notebook_draws_a_study(folder, monkeypatch):
     client.execute()  # raises CellExecutionError on any error
     data = [o.get("data", {}) for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     text = "\n".join(d.get("text/markdown", "") for d in data)
-    assert "### Accuracy by subtask" in text and "### Budgets (better)" in text
+    assert "### Accuracy by subtask" in text and "### Budgets (tau=0.5)" in text
     assert sum("image/png" in d for d in data) == 2  # curve and variants
 
 
@@ -143,37 +143,37 @@ def test_the_report_names_where_its_numbers_come_from(folder, capsys):
     for part in (
         "python train.py experiment=phantom_study/x",
         "Commit: abc",
-        "full: [0, 1]",
-        "variant=better,seed=2 (state training)",
-        "## Budgets (full)",
+        "tau=0.2: [0, 1]",
+        "pruner.tau=0.5,seed=2 (state training)",
+        "## Budgets (tau=0.2)",
         "## Language bias",
-        "Overlap of what is kept (full)",
-        "Evidence by size of the lesion (full)",
+        "Overlap of what is kept (tau=0.2)",
+        "Evidence by size of the lesion (tau=0.2)",
     ):
         assert part in text, part
     data = json.loads((folder / "study.json").read_text())
-    assert set(data["provenance"]["runs"].values()) == {"full", "better"}
+    assert set(data["provenance"]["runs"].values()) == {"tau=0.2", "tau=0.5"}
     for name in ("curve", "variants"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_budgets_bias_and_overlap_of_the_synthetic_runs(folder):
     parts = {section.title: section.data for section in sections(read_study(folder), 20)}
-    budgets = parts["Budgets (full)"]
+    budgets = parts["Budgets (tau=0.2)"]
     assert budgets["share_of_oracle"]["0.1"] == pytest.approx(0.5 / 0.875)
     assert budgets["oracle"]["0.5"]["difference"]["mean"] == pytest.approx(0.5 - 0.875)
     assert budgets["photon"]["0.1"]["keep_ratio"] == pytest.approx(2 / TOKENS)
     bias = parts["Language bias"]
-    assert bias["full"]["shuffled_volume"]["unchanged"] == 1.0
-    assert bias["better"]["shuffled_volume"]["unchanged"] == pytest.approx(0.75)
-    assert bias["better"]["shuffled_volume"]["loss"]["mean"] == pytest.approx(GAIN)
-    overlap = parts["Overlap of what is kept (full)"]["photon"]
+    assert bias["tau=0.2"]["shuffled_volume"]["unchanged"] == 1.0
+    assert bias["tau=0.5"]["shuffled_volume"]["unchanged"] == pytest.approx(0.75)
+    assert bias["tau=0.5"]["shuffled_volume"]["loss"]["mean"] == pytest.approx(GAIN)
+    overlap = parts["Overlap of what is kept (tau=0.2)"]["photon"]
     assert overlap["different organs"]["mean"] == 1.0 and overlap["the same organ"]["mean"] == 0.0
     chance = 1 - (0.25 * 0.25) / (0.25 + 0.25 - 0.25 * 0.25)
     assert overlap["different organs"]["random"] == pytest.approx(chance)
-    organs = parts["Tokens kept by organ (full)"]["photon"]
+    organs = parts["Tokens kept by organ (tau=0.2)"]["photon"]
     assert organs["liver"]["lift"] == pytest.approx(0.75 / 0.25)
-    strata = parts["Evidence by size of the lesion (full)"]["photon"]
+    strata = parts["Evidence by size of the lesion (tau=0.2)"]["photon"]
     assert {name: entry["n"] for name, entry in strata.items()} == {"large": 80, "small": 80}
 
 
@@ -200,18 +200,19 @@ def test_names_of_variants():
     ]
     assert variant_names(runs)[1:3] == ["direction=taylor", "direction=paper"]
     assert variant_names([{"seed": "0", "logger": "csv"}, {"seed": "1"}]) == ["default"] * 2
-    assert variant_names([{"variant": "a"}, {"variant": "b", "pruner.tau": "1"}])[1] == "b, tau=1"
+    alike = [{"robust.weight": "0"}, {"pruner": "none", "a.flip.weight": "0"}]
+    assert variant_names(alike) == ["robust.weight=0", "pruner=none, flip.weight=0"]
 
 
 def test_what_cannot_be_compared_is_said(folder, tmp_path_factory, capsys):
     assert main(["study", str(folder), "--reference", "best"]) == 1
-    assert "there are full, better" in capsys.readouterr().err
+    assert "there are tau=0.2, tau=0.5" in capsys.readouterr().err
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(InputError, match="no run directory"):
         read_study(empty)
     write_run(empty, [], 0, 2, state="evaluating")
     with pytest.raises(InputError, match="no run is finished .*state evaluating"):
         read_study(empty)
-    write_run(folder / "again", ["variant=full"], 1, 2)
-    with pytest.raises(InputError, match="both seed 1 of full"):
+    write_run(folder / "again", ["pruner.tau=0.2"], 1, 2)
+    with pytest.raises(InputError, match="both seed 1 of tau=0.2"):
         read_study(folder)
