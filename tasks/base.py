@@ -16,7 +16,6 @@ from photon.batch.dataset import Collate
 from photon.losses import answer_loss
 from photon.model.photon import Output, PhotonModel
 from photon.weights.checks import check_preparation
-from tasks.callbacks import total_steps
 from tasks.datamodule import Kind
 from tasks.sharding import FullySharded, shard
 
@@ -98,7 +97,7 @@ class PhotonTask(LightningModule):
         decay = getattr(self.make_optimizer, "keywords", {}).get("weight_decay", 0.0)
         parts = [(self.model.backbone.model.visual, self.vision_lr), (self, None)]
         optimizer = self.make_optimizer(parameter_groups(parts, decay))
-        total = total_steps(self.trainer)
+        total = self.trainer.max_steps
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, total, self.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

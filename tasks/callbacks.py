@@ -23,7 +23,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
-from photon.errors import InputError
 from tasks.rundir import write_status
 
 Stage = Literal["off", "soft", "hard"]
@@ -36,14 +35,6 @@ def stage_at(step: int, total: int, soft: float, hard: float) -> Stage:
     if progress < soft:
         return "off"
     return "soft" if progress < hard else "hard"
-
-
-def total_steps(trainer: Trainer) -> int:
-    """Optimiser steps of the whole run. Raises InputError when the run has no end."""
-    steps = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
-    if steps == float("inf"):
-        raise InputError("the run has no end: set trainer.max_steps or trainer.max_epochs")
-    return int(steps)
 
 
 class PruningSchedule(Callback):
@@ -63,7 +54,7 @@ class PruningSchedule(Callback):
         self.total: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.total = total_steps(trainer)
+        self.total = trainer.max_steps
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         assert self.total is not None
@@ -74,10 +65,12 @@ class PruningSchedule(Callback):
 
 
 class StepSeed(Callback):
-    """Seeds every generator from (seed, batch, rank) before each batch.
+    """Seeds every generator from the seed and the number of the batch, before each batch.
 
     Then no state of a generator outlives a batch, and a resumed run draws what the uninterrupted
-    one drew, whatever validation, logging or worker start-up consumed in between.
+    one drew, whatever validation, logging or worker start-up consumed in between. Batches are
+    counted over all ranks, as `EpochBatches` deals them out: two ranks draw what one draws that
+    accumulates twice as many batches.
     """
 
     def __init__(self, seed: int):
@@ -85,7 +78,8 @@ class StepSeed(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         batch = trainer.fit_loop.epoch_loop.total_batch_idx
-        sequence = np.random.SeedSequence((self.seed, batch, trainer.global_rank))
+        batch = batch * trainer.world_size + trainer.global_rank
+        sequence = np.random.SeedSequence((self.seed, batch, 0))
         words = sequence.generate_state(4)
         random.seed(int(words[0]))
         np.random.seed(int(words[1]))

@@ -28,7 +28,7 @@ from photon.volume.images.kinds import Source, kind_of, locate
 from photon.volume.reader import read_labels, read_volume
 from photon.volume.store import VolumeStore
 from tasks.progress import say
-from tasks.sampler import EpochBatches
+from tasks.sampler import EpochBatches, end_in_steps
 
 Kind = Literal["questions", "reports"]
 
@@ -164,23 +164,27 @@ class QuestionData(LightningDataModule):
         for kind in self.kinds:
             self.prepare_volumes("train", kind)
 
-    def train_dataloader(self) -> DataLoader:
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
         records = [record for kind in self.kinds for record in self.records("train", kind)]
-        records = self.readable(records)
-        dataset = VolumeQuestions(
-            records,
+        self.train_set = VolumeQuestions(
+            self.readable(records),
             self.store,
             self.root,
             self.questions_per_volume,
             with_labels=self.collate.needs_labels,
             seed=self.seed,
         )
-        batches = EpochBatches.resumed(
-            self.trainer, len(dataset), self.volumes_per_batch, self.seed
+        self.train_batches = EpochBatches.of(
+            self.trainer, len(self.train_set), self.volumes_per_batch, self.seed
         )
+        end_in_steps(self.trainer, self.train_batches)
+
+    def train_dataloader(self) -> DataLoader:
         return DataLoader(
-            dataset,
-            batch_sampler=batches,
+            self.train_set,
+            batch_sampler=self.train_batches,
             collate_fn=self.collate(self.model.builder, self.model.tokenizer, with_answer=True),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,

@@ -28,7 +28,6 @@ from photon.packing import Segments
 from photon.phantoms.layout import LESION_OFFSET, ORGANS
 from photon.pruning.its import PhotonPruner
 from tasks.base import Optimizer, PhotonTask
-from tasks.callbacks import total_steps
 from tasks.datamodule import Kind
 
 LESIONS = [organ.id + LESION_OFFSET for organ in ORGANS]
@@ -190,7 +189,7 @@ class Pretrain(PhotonTask):
         model.pruner.predictor.requires_grad_(False)
 
     def training_step(self, batch: VolumeBatch, batch_index: int) -> Tensor:
-        if self.trainer.global_step < self.see_first * total_steps(self.trainer):
+        if self.trainer.global_step < self.see_first * self.trainer.max_steps:
             dense = self.head(self.model.encode(batch).tokens, batch.labels.items)
             loss = sum(dense.values())
         else:

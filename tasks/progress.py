@@ -17,8 +17,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tasks.callbacks import total_steps
-
 COLUMNS = ("{task.description:<16}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 LINES = 10  # printed in the course of a phase where there is no terminal
 
@@ -62,7 +60,7 @@ class StepProgress(ProgressBar):
         if self._disabled:
             return
         self._bars = bars()
-        total, done = total_steps(trainer), trainer.global_step
+        total, done = trainer.max_steps, trainer.global_step
         self._task = self._bars.add_task(self.name, total=total, completed=done, figures="")
         if self._bars.console.is_terminal:
             self._bars.start()
@@ -70,7 +68,7 @@ class StepProgress(ProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._bars is None:
             return
-        step, total = trainer.global_step, total_steps(trainer)
+        step, total = trainer.global_step, trainer.max_steps
         figures = self.figures(trainer, pl_module)
         moved = step > self._bars.tasks[self._task].completed
         self._bars.update(self._task, completed=step, figures=figures)

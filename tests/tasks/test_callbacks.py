@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from photon.errors import InputError
 from tasks.callbacks import (
     LastCheckpoint,
     NonFiniteGuard,
@@ -91,16 +90,6 @@ def test_schedule_counts_optimiser_steps_not_batches(tmp_path) -> None:
     schedule = PruningSchedule(0.5, 0.5, 1.0)
     module, _ = fit(tmp_path, [schedule], max_steps=4, accumulate_grad_batches=3)
     assert [stage for _, stage, _, _ in module.seen] == ["off"] * 6 + ["hard"] * 6
-
-
-def test_schedule_takes_its_length_from_epochs(tmp_path) -> None:
-    module, _ = fit(tmp_path, [PruningSchedule(0.25, 0.5, 0.5)], max_steps=-1, max_epochs=2)
-    assert [stage for _, stage, _, _ in module.seen] == ["off"] * 32 + ["soft"] * 32 + ["hard"] * 64
-
-
-def test_an_endless_run_has_no_schedule(tmp_path) -> None:
-    with pytest.raises(InputError, match="max_steps"):
-        fit(tmp_path, [PruningSchedule()], max_steps=-1, max_epochs=-1)
 
 
 @pytest.mark.parametrize("wrong", [(0.5, 0.2, 0.6), (-0.1, 0.2, 0.6), (0.1, 0.2, 1.1)])

@@ -1,40 +1,59 @@
 """Batches of an epoch: complete, split between ranks, and the same again after a resume."""
 
+import random
 from collections import Counter
+from contextlib import nullcontext, suppress
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
+from photon.errors import InputError
 from tasks.callbacks import LastCheckpoint, checkpoint_path
 from tasks.checkpointing import AtomicCheckpointIO
-from tasks.sampler import EpochBatches
+from tasks.sampler import EpochBatches, end_in_steps
 
 
 def indices(batches: EpochBatches) -> list[int]:
     return [index for batch in batches for _, index in batch]
 
 
-@pytest.mark.parametrize(("n", "batch", "world"), [(12, 2, 1), (12, 2, 2), (13, 4, 3), (1, 2, 2)])
-def test_an_epoch_holds_every_item(n: int, batch: int, world: int) -> None:
-    ranks = [EpochBatches(n, batch, 1, rank, world) for rank in range(world)]
-    assert len({len(r) for r in ranks}) == 1
+@pytest.mark.parametrize(
+    ("n", "batch", "world", "accumulate"),
+    [(12, 2, 1, 1), (12, 2, 2, 1), (12, 2, 1, 3), (13, 4, 3, 1), (13, 2, 3, 2), (1, 2, 2, 4)],
+)
+def test_an_epoch_holds_every_item(n: int, batch: int, world: int, accumulate: int) -> None:
+    ranks = [EpochBatches(n, batch, 1, rank, world, accumulate) for rank in range(world)]
+    assert len({len(r) for r in ranks}) == 1 and len(ranks[0]) % accumulate == 0
     assert all(len(b) == batch for r in ranks for b in r)
     counts = Counter(index for r in ranks for index in indices(r))
     assert set(counts) == set(range(n))
     assert max(counts.values()) - min(counts.values()) <= 1
-    if n % (batch * world) == 0:
+    if n % (batch * world * accumulate) == 0:
         assert set(counts.values()) == {1}
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
-    batches = EpochBatches(50, 5, 1)
+    step = 0
+    batches = EpochBatches(50, 5, 1, done=lambda: step)
     first = indices(batches)
     assert indices(batches) == first == indices(EpochBatches(50, 5, 1))
-    batches.set_epoch(1)
-    assert indices(batches) != first and sorted(indices(batches)) == sorted(first)
+    step = 10
+    second = indices(batches)
+    assert second != first and sorted(second) == sorted(first)
     assert indices(EpochBatches(50, 5, 2)) != first
+    step = 13
+    assert indices(batches) == second[15:]
+
+
+def test_the_items_of_a_step_do_not_depend_on_the_number_of_ranks() -> None:
+    def steps(world: int, accumulate: int) -> list[list[tuple[int, int]]]:
+        ranks = [list(EpochBatches(23, 1, 1, r, world, accumulate)) for r in range(world)]
+        rows = [row for together in zip(*ranks) for batch in together for row in batch]
+        return [rows[i : i + 4] for i in range(0, len(rows), 4)]
+
+    assert steps(1, 4) == steps(2, 2) == steps(4, 1)
 
 
 def test_no_volumes_is_an_error() -> None:
@@ -48,16 +67,20 @@ class Pairs(Dataset):
 
 
 class Recorder(LightningModule):
-    """Records which items every step sees."""
+    """Records which items every batch sees."""
 
-    def __init__(self):
+    def __init__(self, n: int):
         super().__init__()
         self.w = torch.nn.Parameter(torch.zeros(()))
+        self.n = n
         self.seen: list[tuple[int, list]] = []
 
+    def setup(self, stage):
+        self.batches = EpochBatches.of(self.trainer, self.n, batch_size=2, seed=3)
+        end_in_steps(self.trainer, self.batches)
+
     def train_dataloader(self):
-        batches = EpochBatches.resumed(self.trainer, n=10, batch=2, seed=3)
-        return DataLoader(Pairs(), batch_sampler=batches)
+        return DataLoader(Pairs(), batch_sampler=self.batches)
 
     def training_step(self, batch, batch_idx):
         self.seen.append((self.global_step, batch.tolist()))
@@ -76,11 +99,12 @@ class CutAt(Callback):
             raise SystemExit
 
 
-def run(folder, cut=None, every=1, accumulate=1) -> Recorder:
-    module, path = Recorder(), checkpoint_path(folder)
+def run(folder, n=10, cut=None, every=1, accumulate=1, **limit) -> list[tuple[int, list]]:
+    """Items of the batches from the last checkpoint in `folder` to the cut or the end."""
+    module, path = Recorder(n), checkpoint_path(folder)
     trainer = Trainer(
         accelerator="cpu",
-        max_steps=13 if accumulate == 1 else 6,
+        **(limit or {"max_steps": 13}),
         accumulate_grad_batches=accumulate,
         default_root_dir=folder,
         callbacks=[LastCheckpoint(every), CutAt(cut)],
@@ -90,20 +114,43 @@ def run(folder, cut=None, every=1, accumulate=1) -> Recorder:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, ckpt_path=path if path.is_file() else None)
-    return module
+    with suppress(SystemExit) if cut is not None else nullcontext():
+        trainer.fit(module, ckpt_path=path if path.is_file() else None)
+    return module.seen
 
 
 @pytest.mark.parametrize(("every", "accumulate"), [(1, 1), (2, 1), (1, 2)])
 def test_a_resumed_run_sees_what_the_uninterrupted_one_sees(tmp_path, every, accumulate) -> None:
-    """Cut at every step in turn, epoch ends (5 batches) among them."""
-    whole = run(tmp_path / "whole", accumulate=accumulate).seen
-    assert [s for s, _ in whole] == sorted(s for s, _ in whole)
-    steps = whole[-1][0] + 1
-    for cut in range(every, steps):
+    """Cut at every step in turn, epoch ends (5 batches, 3 steps of two) among them."""
+    whole = run(tmp_path / "whole", accumulate=accumulate)
+    assert [s for s, _ in whole] == [i // accumulate for i in range(13 * accumulate)]
+    for cut in range(every, 13):
         folder = tmp_path / f"cut{cut}"
-        with pytest.raises(SystemExit):
-            run(folder, cut, every, accumulate)
-        saved = cut - cut % every
-        expected = [entry for entry in whole if entry[0] >= saved]
-        assert run(folder, None, every, accumulate).seen == expected, f"cut at step {cut}"
+        run(folder, cut=cut, every=every, accumulate=accumulate)
+        expected = [entry for entry in whole if entry[0] >= cut - cut % every]
+        assert run(folder, every=every, accumulate=accumulate) == expected, f"cut at step {cut}"
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 13}, {"max_steps": -1, "max_epochs": 4}])
+@pytest.mark.parametrize("plan", range(8))
+def test_a_run_resumed_many_times_sees_it_too(tmp_path, plan, limit) -> None:
+    """Killed at random steps again and again; plan 0 at epoch ends, which once came twice."""
+    draw = random.Random(plan)
+    n, every, accumulate = draw.choice([2, 5, 6, 10]), draw.choice([1, 2, 3]), draw.choice([1, 2])
+    cuts = sorted(draw.choices(range(1, 13), k=draw.choice([2, 3, 5])))
+    if plan == 0:
+        n, every, accumulate, cuts = 6, 3, 1, [4, 7]
+    settings = {"n": n, "every": every, "accumulate": accumulate, **limit}
+    whole = run(tmp_path / "whole", **settings)
+    at = 0
+    for cut in [*cuts, None]:
+        expected = [e for e in whole if e[0] >= at and (cut is None or e[0] < cut)]
+        assert run(tmp_path / "cut", cut=cut, **settings) == expected, f"{settings}, {cuts}: {cut}"
+        at = cut and max(at, cut - cut % every)
+
+
+def test_a_run_ends_after_its_epochs_and_must_have_an_end(tmp_path) -> None:
+    seen = run(tmp_path / "epochs", n=10, accumulate=2, max_steps=-1, max_epochs=2)
+    assert len(seen) == 2 * 6 and {item[0] for _, batch in seen for item in batch} == {0, 1}
+    with pytest.raises(InputError, match="max_epochs"):
+        run(tmp_path / "endless", max_steps=-1, max_epochs=-1)
