@@ -39,8 +39,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--pruner",
-        choices=("photon", "random", "uniform", "fastv", "none"),
-        help="in place of the export's own; a threshold that nothing has trained needs --keep",
+        metavar="NAME",
+        help="photon, a file of photon/pruning/baselines, or none, in place of the export's own; "
+        "a threshold that nothing has trained needs --keep",
     )
     parser.add_argument("--picture", metavar="PNG", help="default: VOLUME_kept.png in this folder")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="default: %(default)s")
@@ -61,9 +62,10 @@ def run(args: argparse.Namespace) -> int:
 
     from photon.errors import InputError
     from photon.model.dialogue import Dialogue
+    from photon.pruning.named import find_pruner
     from photon.volume.store import VolumeStore
     from photon.weights.attach import check_threshold, replace_pruner
-    from photon.weights.checkpoints import PRUNERS, load_export
+    from photon.weights.checkpoints import load_export
 
     if args.question is not None and not args.question.strip():
         raise InputError("the question is empty: write it in quotes after the volume")
@@ -75,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_export(args.model).to(device)
     if args.pruner is not None:
-        replace_pruner(model, None if args.pruner == "none" else PRUNERS[args.pruner]().to(device))
+        replace_pruner(
+            model, None if args.pruner == "none" else find_pruner(args.pruner)().to(device)
+        )
         check_threshold(model.pruner, keep)
         model.eval()
     clock.append(time.perf_counter())

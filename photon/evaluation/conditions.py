@@ -28,11 +28,9 @@ from photon.model.generate import Generation, Reading, answer, read
 from photon.model.photon import PhotonModel
 from photon.packing import Segments
 from photon.pruning.base import Keep, Pruner, selection_layer
-from photon.pruning.baselines.attention import AttentionPruner
 from photon.pruning.baselines.given import GivenPruner
 from photon.pruning.baselines.oracle import oracle_mask
-from photon.pruning.baselines.uniform import UniformPruner
-from photon.pruning.its import PhotonPruner
+from photon.pruning.named import find_pruner
 from photon.pruning.retention import budget_counts
 from photon.questions.record import Record
 from photon.volume.store import VolumeStore
@@ -182,10 +180,9 @@ class Evaluator:
         if condition.pruner in ("random", "oracle"):
             counts = self._counts(condition, evidence, writers)
             return GivenPruner(masks=[self._mask(condition, evidence, i, n) for i, n in counts])
-        made = {"photon": PhotonPruner, "uniform": UniformPruner, "fastv": AttentionPruner}
         if condition.pruner == "photon" and own is not None:
             return own
-        return made[condition.pruner](layer).to(reading.trunk.hidden.device).eval()
+        return find_pruner(condition.pruner)(layer).to(reading.trunk.hidden.device).eval()
 
     def _counts(
         self, condition: Condition, evidence: Evidence, writers: Mapping[str, PredictionWriter]

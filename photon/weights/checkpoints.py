@@ -20,10 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from photon.errors import InputError
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Pruner
-from photon.pruning.baselines.attention import AttentionPruner
-from photon.pruning.baselines.random import RandomPruner
-from photon.pruning.baselines.uniform import UniformPruner
-from photon.pruning.its import PhotonPruner
+from photon.pruning.named import find_pruner, name_of
 from photon.volume.preparation import Preparation, check_size
 from photon.weights.auto import mark_export
 from photon.weights.backbone import (
@@ -46,12 +43,6 @@ from photon.weights.official import official_spec
 from photon.weights.shards import checkpoint_folder
 
 FORMAT = 2
-PRUNERS = {
-    "photon": PhotonPruner,
-    "random": RandomPruner,
-    "uniform": UniformPruner,
-    "fastv": AttentionPruner,
-}
 WEIGHTS = Path(__file__).parent
 BUILT_IN = ("tiny",)
 logger = logging.getLogger(__name__)
@@ -171,8 +162,7 @@ def save_export(
     model.tokenizer.save_pretrained(folder)
     pruner = None
     if model.pruner is not None:
-        names = {kind: name for name, kind in PRUNERS.items()}
-        pruner = {"name": names[type(model.pruner)], "options": model.pruner.options}
+        pruner = {"name": name_of(model.pruner), "options": model.pruner.options}
         state = {k: v.contiguous() for k, v in model.pruner.state_dict().items()}
         save_file(state, folder / PRUNER_FILE)
     spec = {
@@ -212,7 +202,7 @@ def load_export(
         )
     pruner = None
     if spec["pruner"] is not None:
-        pruner = PRUNERS[spec["pruner"]["name"]](**spec["pruner"]["options"])
+        pruner = find_pruner(spec["pruner"]["name"])(**spec["pruner"]["options"])
         if not checkpoint.load_pruner(pruner):
             raise InputError(
                 f"{folder / PRUNER_FILE} is missing or does not fit photon.json: export the model "

@@ -8,7 +8,7 @@ import torch
 from photon.model.decoding import Sampling
 from photon.model.generate import answer, begin, read_for
 from photon.model.photon import PhotonModel
-from photon.pruning.baselines.attention import AttentionPruner
+from photon.pruning.baselines.fastv import AttentionPruner
 from photon.pruning.baselines.random import RandomPruner
 from photon.pruning.baselines.uniform import UniformPruner
 from photon.weights.hf import PhotonForVolumeQuestions

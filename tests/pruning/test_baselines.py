@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from photon.pruning.baselines.attention import AttentionPruner, last_row_attention
+from photon.errors import InputError
+from photon.pruning.baselines.fastv import AttentionPruner, last_row_attention
+from photon.pruning.baselines.given import GivenPruner
 from photon.pruning.baselines.oracle import oracle_mask
 from photon.pruning.baselines.random import RandomPruner
 from photon.pruning.baselines.uniform import UniformPruner, strided
-from photon.weights.checkpoints import PRUNERS
+from photon.pruning.named import find_pruner, name_of, pruners
 from tests.helpers import photon_model, random_batch
 
 LAYER = 0.5
@@ -141,7 +143,7 @@ def test_attention_never_sees_the_answer():
 @pytest.mark.parametrize("name", ["uniform", "fastv"])
 def test_baselines_train(name):
     """As `pruner=NAME` does: a hard pass with a loss, no gradient to what is not learned."""
-    model = photon_model(pruner=PRUNERS[name](layer=LAYER, keep=0.5))
+    model = photon_model(pruner=pruners()[name](layer=LAYER, keep=0.5))
     batch, _, _ = random_batch()
     out = model(batch, "hard")
     out.answers.logits.square().mean().backward()
@@ -175,3 +177,13 @@ def test_oracle_keeps_everything_covered_at_any_larger_budget():
 
 def test_oracle_without_evidence_is_the_uniform_stride():
     assert np.flatnonzero(oracle_mask(np.zeros(30), 4)).tolist() == strided(4, 30).tolist()
+
+
+def test_pruners_are_found_by_the_names_of_their_files():
+    assert {"photon", "random", "uniform", "fastv"} <= set(pruners())
+    for name, kind in pruners().items():
+        assert find_pruner(name) is kind and name_of(kind(layer=LAYER, keep=0.5)) == name
+    with pytest.raises(InputError, match="pruner 'fastvv': there is none.*'fastv'"):
+        find_pruner("fastvv")
+    with pytest.raises(ValueError, match="GivenPruner"):
+        name_of(GivenPruner())
