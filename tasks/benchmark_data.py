@@ -11,9 +11,9 @@ from photon.benchmarks.reader import BadRow, Reader, Reading
 from photon.benchmarks.using import cases_of, describe
 from photon.errors import InputError
 from photon.evaluation.report import file_hash
-from photon.questions.preparing import Case, is_prepared, prepare_cases
+from photon.questions.fill_store import Case, is_prepared, prepare_cases
 from photon.questions.record import Record
-from photon.volume.images.kinds import Source, locate
+from photon.volume.sources import Source, locate
 from tasks.datamodule import Kind, QuestionData
 from tasks.progress import say
 

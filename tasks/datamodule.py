@@ -20,12 +20,12 @@ from photon.batch.dataset import Collate, VolumeQuestions
 from photon.errors import InputError
 from photon.evaluation.report import file_hash
 from photon.model.photon import PhotonModel
+from photon.questions.fill_store import BAD_CASES, prepare_all
 from photon.questions.from_masks import generate_questions
-from photon.questions.preparing import BAD_CASES, prepare_all
 from photon.questions.record import Record, read_records, write_records
 from photon.volume.geometry import same_grid
-from photon.volume.images.kinds import Source, kind_of, locate
 from photon.volume.reader import read_labels, read_volume
+from photon.volume.sources import Source, kind_of, locate
 from photon.volume.store import VolumeStore
 from tasks.progress import say
 from tasks.sampler import EpochBatches, end_in_steps

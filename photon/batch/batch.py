@@ -21,8 +21,8 @@ from photon.errors import InputError
 from photon.packing import Segments
 from photon.questions.prompts import Prompt
 from photon.questions.record import Record
-from photon.volume.images.kinds import label
-from photon.volume.images.types import Frames
+from photon.volume.sources import label
+from photon.volume.types import Frames
 
 IGNORE = -100
 Visual = Tensor | Frames  # a volume, or an image or video

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from photon.batch.batch import BatchBuilder, Visual, VolumeBatch
 from photon.questions.prompts import Prompt, build_prompt
 from photon.questions.record import Record
-from photon.volume.images.kinds import Source, locate
+from photon.volume.sources import Source, locate
 from photon.volume.store import VolumeStore
 
 

@@ -20,7 +20,7 @@ from photon.benchmarks.reader import (
 from photon.benchmarks.tables import Row, squash
 from photon.questions.record import Record
 from photon.questions.templates import REPORT_REQUESTS
-from photon.volume.declared import ScanHeader
+from photon.volume.types import ScanHeader
 
 FINDINGS = (
     "Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion",

@@ -20,7 +20,7 @@ from photon.benchmarks.reader import (
 from photon.benchmarks.tables import Row
 from photon.questions.record import Record
 from photon.questions.templates import REPORT_REQUESTS
-from photon.volume.declared import ScanHeader
+from photon.volume.types import ScanHeader
 
 _KINDS = {"1": "plane", "2": "phase", "3": "organ", "4": "abnormality", "5": "location"}
 _LICENCE = "MIT (code); data of Radiopaedia, non-commercial"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from photon.benchmarks.reader import AbsentFiles, Facts, Kind, Reader, Reading
 from photon.errors import InputError
-from photon.volume.declared import ScanHeader
+from photon.volume.types import ScanHeader
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from photon.benchmarks.reader import (
 )
 from photon.benchmarks.tables import Row, squash
 from photon.questions.record import Record
-from photon.volume.declared import ScanHeader
+from photon.volume.types import ScanHeader
 
 # Folder -> (task as in the paper's Table 1, published subtask files of train and test).
 _LETTERS = {"train": (*"cdefghijk", "n", "o", "q"), "test": tuple("bcdefgh")}

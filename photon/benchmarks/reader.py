@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal
 from photon.benchmarks.tables import Row, TableError, place, read_table
 from photon.errors import InputError
 from photon.questions.record import Record, choice_text
-from photon.volume.declared import ScanHeader
-from photon.volume.images.kinds import Source, absent, locate
+from photon.volume.sources import Source, absent, locate
+from photon.volume.types import ScanHeader
 
 Kind = Literal["questions", "reports"]
 Media = Literal["volume", "image", "frames", "video", "array"]

@@ -12,7 +12,7 @@ from typing import Literal
 from photon.benchmarks.reader import BadRow, inside, need
 from photon.benchmarks.tables import TableError, read_table
 from photon.errors import InputError
-from photon.volume.declared import ScanHeader
+from photon.volume.types import ScanHeader
 
 Scans = Literal["fixed", "original", "flat"]
 CT_RATE_NAME = re.compile(r"(train|test|valid)_(\d+)_([a-z]+)_(\d+)(?:\.nii\.gz)?")

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from photon.benchmarks.reader import BadRow, Facts, Kind, Reader, Reading, inside
 from photon.questions.record import read_records
-from photon.volume.images.kinds import names
+from photon.volume.sources import names
 
 _PLACE = re.compile(r"(.*?(?::\d+|\[\d+\])): (.*)", re.DOTALL)
 

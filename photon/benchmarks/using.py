@@ -11,10 +11,10 @@ from pathlib import Path
 from photon.benchmarks.reader import AbsentFiles, BadRow, Finding, Kind, Reader, Reading
 from photon.errors import InputError
 from photon.files import write_text
-from photon.questions.checking import Part, Report, check_parts, check_volumes
-from photon.questions.preparing import Case, Outcome, prepare_cases
-from photon.volume.images.kinds import Source, locate
+from photon.questions.check_files import Part, Report, check_parts, check_volumes
+from photon.questions.fill_store import Case, Outcome, prepare_cases
 from photon.volume.preparation import Preparation
+from photon.volume.sources import Source, locate
 
 BAD_ROWS = "bad_rows.jsonl"
 

@@ -137,7 +137,7 @@ def kept(turn: Turn) -> str:
 def draw(dialogue: Dialogue, store: VolumeStore, volume: str, picture: str | None) -> None:
     """A picture of what the last turn kept; of images and videos there is none."""
     from photon.study.kept import draw_kept
-    from photon.volume.images.kinds import kind_of
+    from photon.volume.sources import kind_of
 
     if kind_of(volume) != "volume":
         return  # the picture shows slices

@@ -84,7 +84,7 @@ def _add_check(subparsers: argparse._SubParsersAction) -> None:
 
 def run_prepare(args: argparse.Namespace) -> int:
     """Exit code 0 unless all cases were bad, or any with --strict."""
-    from photon.questions import preparing
+    from photon.questions import fill_store
     from photon.volume.preparation import Preparation
 
     changes = {
@@ -103,14 +103,14 @@ def run_prepare(args: argparse.Namespace) -> int:
         outcome = prepare_benchmark(reader, args.store, preparation, args.split, args.workers)
     else:
         inputs, workers = args.inputs, args.workers
-        outcome = preparing.prepare_all(inputs, args.store, preparation, args.root, workers)
+        outcome = fill_store.prepare_all(inputs, args.store, preparation, args.root, workers)
     bad = len(outcome.bad)
     return int(bad > 0 and (args.strict or bad == outcome.cases))
 
 
 def run_check(args: argparse.Namespace) -> int:
     """Exit code 1 if there is any error."""
-    from photon.questions import checking
+    from photon.questions import check_files
 
     if (reader := _reader(args.files, args.root)) is not None:
         from photon.benchmarks.using import check_benchmark
@@ -118,7 +118,7 @@ def run_check(args: argparse.Namespace) -> int:
         volumes = not args.no_volumes
         report = check_benchmark(reader, args.split, volumes, args.workers, args.modality)
     else:
-        report = checking.check_dataset(
+        report = check_files.check_dataset(
             args.files,
             root=args.root,
             modality=args.modality,
@@ -128,8 +128,8 @@ def run_check(args: argparse.Namespace) -> int:
             workers=args.workers,
         )
     if args.report:
-        checking.write_report(report, args.report)
-    return checking.print_report(report)
+        check_files.write_report(report, args.report)
+    return check_files.print_report(report)
 
 
 def _numbers(words: list[str]) -> dict[str, float]:

@@ -27,7 +27,7 @@ from photon.evaluation.protocols import (
     subtask_names,
     summarize,
 )
-from photon.volume.images.kinds import Source
+from photon.volume.sources import Source
 
 
 @dataclass(frozen=True)

@@ -107,5 +107,3 @@ def merge_parts(path: Path, records: Sequence[Any], fingerprint: Any = None) -> 
     write_text(path, "".join(lines))
     write_fingerprint(path, fingerprint)
     return ordered
-
-

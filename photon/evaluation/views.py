@@ -16,9 +16,9 @@ from photon.batch.batch import Visual
 from photon.batch.dataset import Item, VolumeQuestions
 from photon.evaluation.controls import shuffled_volumes
 from photon.questions.record import Record
-from photon.volume.images.kinds import Source
-from photon.volume.images.types import Frames
+from photon.volume.sources import Source
 from photon.volume.store import VolumeStore
+from photon.volume.types import Frames
 
 OWN = "own"  # the volume that the question is about
 VIEWS = (OWN, "shuffled_volume", "blank_volume", "noise_volume", "question_only")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from photon.questions import templates
-from photon.questions.items import Reference, hu_class, near, size_class
+from photon.questions.candidates import Reference, hu_class, near, size_class
 from photon.questions.label_names import display
 from photon.questions.measure import Scene
 from photon.questions.record import Record

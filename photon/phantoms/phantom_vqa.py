@@ -21,12 +21,12 @@ import numpy as np
 
 from photon.errors import InputError
 from photon.files import write_json
-from photon.phantoms.balance import Thinning
-from photon.phantoms.files import Asked, Patient, Written, write_patient
+from photon.phantoms.language_prior import Thinning
 from photon.phantoms.layout import NAMES, PhantomConfig
+from photon.phantoms.patient import Asked, Patient, Written, write_patient
 from photon.questions import templates
+from photon.questions.candidates import Candidate
 from photon.questions.from_masks import FORMS, check_options, choose, word
-from photon.questions.items import Item
 from photon.questions.record import Record, read_records, write_records
 
 VERSION = 1  # of PhantomVQA: raise it with any change of the volumes or questions
@@ -102,9 +102,11 @@ def patient_records(
     """The questions of one scan, or of a pair, as a split asks them."""
     key = zlib.crc32("/".join((split, *asked.volumes)).encode())
     rng = np.random.default_rng(np.random.SeedSequence([spec.seed, key]))
-    items = [item for item in asked.items if rng.random() < thinning.keep(item)]
+    candidates = [
+        candidate for candidate in asked.candidates if rng.random() < thinning.keep(candidate)
+    ]
     count = spec.questions_per_volume if len(asked.volumes) == 1 else spec.questions_per_pair
-    chosen = choose(items, count, templates.SUBTASKS, spec.numeric, rng, evenly=("kind",))
+    chosen = choose(candidates, count, templates.SUBTASKS, spec.numeric, rng, evenly=("kind",))
     name = Path(asked.volumes[-1]).name.removesuffix(".nii.gz")
     prefix = f"{name}-pair" if len(asked.volumes) > 1 else name
     prefix = f"balanced-{prefix}" if split == BALANCED else prefix
@@ -118,22 +120,22 @@ def patient_records(
     }
     return [
         word(
-            item,
+            candidate,
             f"{prefix}-{number:03d}",
             spec.forms,
             rng,
-            {"split": split, "stratum": stratum(item, spec.large_lesion)},
+            {"split": split, "stratum": stratum(candidate, spec.large_lesion)},
             **where,
         )
-        for number, item in enumerate(chosen)
+        for number, candidate in enumerate(chosen)
     ]
 
 
-def stratum(item: Item, large: float) -> str:
+def stratum(candidate: Candidate, large: float) -> str:
     """small or large by the smallest lesion (mm) that the answer depends on; none without one."""
-    if not item.diameters:
+    if not candidate.diameters:
         return "none"
-    return "large" if min(item.diameters) >= large else "small"
+    return "large" if min(candidate.diameters) >= large else "small"
 
 
 def write_phantom_dataset(
@@ -194,11 +196,11 @@ def _write_splits(
 ) -> dict:
     """Write the questions and reports of every split; counts of each."""
     usual = [
-        item
+        candidate
         for patient, result in zip(patients, written, strict=True)
         if patient.split != "test_ood"
         for asked in result.asked
-        for item in asked.items
+        for candidate in asked.candidates
     ]
     counts = {}
     for split in SPLITS:

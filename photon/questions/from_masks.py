@@ -1,7 +1,7 @@
 """Questions with verified answers from any CT and its label map, phantom or real (not in paper).
 
-`measure` reads the voxels, `find_items` lists what they answer without doubt, and here a balanced
-sample of it is put into words, as multiple choice or free text.
+`measure` reads the voxels, `find_candidates` lists what they answer without doubt, and here a
+balanced sample of it is put into words, as multiple choice or free text.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from photon.questions import templates
-from photon.questions.items import (
-    Item,
+from photon.questions.candidates import (
+    Candidate,
     Reference,
-    attenuation_items,
-    counting_items,
-    existence_items,
-    size_items,
+    attenuation_candidates,
+    counting_candidates,
+    existence_candidates,
+    size_candidates,
 )
 from photon.questions.label_names import TOTALSEGMENTATOR
 from photon.questions.measure import Scene, measure
 from photon.questions.record import LETTERS, Record, choice_text
-from photon.questions.spatial import comparison_items, location_items
+from photon.questions.spatial import comparison_candidates, location_candidates
 
 FORMS = ("choice", "free")
 
@@ -77,51 +77,53 @@ def questions_from_scene(
     """
     check_options(forms, subtasks, per_volume, numeric)
     rng = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(volume.encode())]))
-    items = [
-        item
-        for item in find_items(scene, reference or {}, rng)
-        if item.kind not in exclude and f"{item.kind}:{item.organ}" not in exclude
+    candidates = [
+        candidate
+        for candidate in find_candidates(scene, reference or {}, rng)
+        if candidate.kind not in exclude and f"{candidate.kind}:{candidate.organ}" not in exclude
     ]
-    chosen = choose(items, per_volume, subtasks, numeric, rng)
+    chosen = choose(candidates, per_volume, subtasks, numeric, rng)
     prefix = _stem(volume) if prefix is None else prefix
     where = {"volume": volume, "labels": labels_path, "patient": patient or volume, "task": task}
     extra = {"split": split} if split else {}
     return [
-        word(item, f"{prefix}-{number:03d}", forms, rng, extra, **where)
-        for number, item in enumerate(chosen)
+        word(candidate, f"{prefix}-{number:03d}", forms, rng, extra, **where)
+        for number, candidate in enumerate(chosen)
     ]
 
 
-def find_items(scene: Scene, reference: Reference, rng: np.random.Generator) -> list[Item]:
+def find_candidates(
+    scene: Scene, reference: Reference, rng: np.random.Generator
+) -> list[Candidate]:
     """Everything that the voxels answer without doubt. `rng` draws the distractors of numbers."""
     return [
-        *existence_items(scene),
-        *size_items(scene, reference, rng),
-        *attenuation_items(scene, reference, rng),
-        *counting_items(scene, rng),
-        *location_items(scene),
-        *comparison_items(scene),
+        *existence_candidates(scene),
+        *size_candidates(scene, reference, rng),
+        *attenuation_candidates(scene, reference, rng),
+        *counting_candidates(scene, rng),
+        *location_candidates(scene),
+        *comparison_candidates(scene),
     ]
 
 
 def choose(
-    items: Sequence[Item],
+    candidates: Sequence[Candidate],
     n: int,
     subtasks: Sequence[str],
     numeric: float,
     rng: np.random.Generator,
     evenly: Sequence[str] = ("kind", "answer_class"),
-) -> list[Item]:
-    """Up to `n` items: shared evenly between the subtasks, in one by `evenly`, then by chance."""
-    pools = {name: [i for i in items if subtask_of(i) == name] for name in subtasks}
-    chosen: list[Item] = []
+) -> list[Candidate]:
+    """Up to `n`: shared evenly between the subtasks, in one by `evenly`, then by chance."""
+    pools = {name: [i for i in candidates if subtask_of(i) == name] for name in subtasks}
+    chosen: list[Candidate] = []
     while len(chosen) < n and any(pools.values()):
         for name in rng.permutation([name for name in subtasks if pools[name]]):
             if len(chosen) == n:
                 break
-            item = _pick(pools[str(name)], numeric, rng, evenly)
-            pools[str(name)].remove(item)
-            chosen.append(item)
+            candidate = _pick(pools[str(name)], numeric, rng, evenly)
+            pools[str(name)].remove(candidate)
+            chosen.append(candidate)
     return chosen
 
 
@@ -140,53 +142,58 @@ def check_options(
         raise ValueError(f"numeric={numeric} must lie in [0, 1]")
 
 
-def subtask_of(item: Item) -> str:
-    return templates.SUBTASK_OF[item.kind]
+def subtask_of(candidate: Candidate) -> str:
+    return templates.SUBTASK_OF[candidate.kind]
 
 
 def _pick(
-    pool: list[Item], numeric: float, rng: np.random.Generator, evenly: Sequence[str]
-) -> Item:
-    """One item: number or not, then by each key of `evenly`, then any."""
-    numbers = [item for item in pool if item.value is not None]
-    others = [item for item in pool if item.value is None]
+    pool: list[Candidate], numeric: float, rng: np.random.Generator, evenly: Sequence[str]
+) -> Candidate:
+    """One candidate: number or not, then by each key of `evenly`, then any."""
+    numbers = [candidate for candidate in pool if candidate.value is not None]
+    others = [candidate for candidate in pool if candidate.value is None]
     use_numbers = rng.random() < numeric
     pool = (numbers if use_numbers else others) or numbers or others
     for key in evenly:
-        values = sorted({getattr(item, key) for item in pool})
+        values = sorted({getattr(candidate, key) for candidate in pool})
         value = values[int(rng.integers(len(values)))]
-        pool = [item for item in pool if getattr(item, key) == value]
+        pool = [candidate for candidate in pool if getattr(candidate, key) == value]
     return pool[int(rng.integers(len(pool)))]
 
 
 def word(
-    item: Item, name: str, forms: Sequence[str], rng: np.random.Generator, extra: dict, **where
+    candidate: Candidate,
+    name: str,
+    forms: Sequence[str],
+    rng: np.random.Generator,
+    extra: dict,
+    **where,
 ) -> Record:
-    """Phrase an item, and shuffle the options when it becomes a choice question.
+    """Phrase a candidate, and shuffle the options when it becomes a choice question.
 
     `name` begins its id; `extra` and `where` (volume, labels, ...) are of the record.
     """
-    text = templates.phrase(item.kind, int(rng.integers(1 << 16)), **item.words)
+    text = templates.phrase(candidate.kind, int(rng.integers(1 << 16)), **candidate.words)
     form = forms[int(rng.integers(len(forms)))]
-    choices, letter, answer = None, None, item.answer
+    choices, letter, answer = None, None, candidate.answer
     if form == "choice":
-        order = rng.permutation(len(item.options))
-        choices = {LETTERS[i]: item.options[int(j)] for i, j in enumerate(order)}
-        letter = next(key for key, option in choices.items() if option == item.answer)
+        order = rng.permutation(len(candidate.options))
+        choices = {LETTERS[i]: candidate.options[int(j)] for i, j in enumerate(order)}
+        letter = next(key for key, option in choices.items() if option == candidate.answer)
         text, answer = choice_text(text, choices), letter
     return Record(
-        id=f"{name}-{item.kind}",
+        id=f"{name}-{candidate.kind}",
         question=text,
         answer=answer,
-        subtask=subtask_of(item),
+        subtask=subtask_of(candidate),
         question_type=form,
         choices=choices,
         answer_letter=letter,
-        evidence=item.evidence,
-        organ=item.organ,
-        value=item.value,
-        unit=item.unit,
-        extra={"kind": item.kind, **item.extra, **extra},
+        evidence=candidate.evidence,
+        organ=candidate.organ,
+        value=candidate.value,
+        unit=candidate.unit,
+        extra={"kind": candidate.kind, **candidate.extra, **extra},
         **where,
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from photon.errors import InputError
 from photon.files import replacing
 from photon.questions.swift import Conversation, normalise_row
-from photon.volume.images.kinds import Located, Source, absent, is_image_name, label, locate
+from photon.volume.sources import Located, Source, absent, is_image_name, label, locate
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OWN_TEXT = ("id", "patient", "task", "subtask", "question_type", "organ", "unit")
@@ -29,7 +29,7 @@ class Record:
     choice question; `answer` is the supervised text (the letter of a choice question).  `volume`
     and `labels` are paths as written in the file, `more_volumes` and `more_labels` those of further
     volumes.  What a path holds (a volume, an image or a video) is told by the file, see
-    `photon.volume.images.kinds`; a tuple of paths is the frames of one video.  `evidence`: ids in
+    `photon.volume.sources`; a tuple of paths is the frames of one video.  `evidence`: ids in
     the label maps that the answer was computed from.  `history`: earlier (question, answer) turns.
     `extra`: the row's other keys.
     """

@@ -1,4 +1,4 @@
-"""Where structures lie and how two of them compare: location and comparison items of a scene."""
+"""Where structures lie and how two of them compare: candidates of a scene."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from photon.questions import templates as words
-from photon.questions.items import Item, near, organs, pairs
+from photon.questions.candidates import Candidate, near, organs, pairs
 from photon.questions.label_names import LATERAL, display, split_side
 from photon.questions.measure import Scene, Structure
 
@@ -20,7 +20,7 @@ def side_set(left: bool, right: bool) -> str:
     )
 
 
-def location_items(scene: Scene) -> Iterator[Item]:
+def location_candidates(scene: Scene) -> Iterator[Candidate]:
     for base, left, right in pairs(scene.structures):
         lesions_known = left.lesion_ids and right.lesion_ids and (left.whole or right.whole)
         if lesions_known and left.lesions_certain and right.lesions_certain:
@@ -28,7 +28,7 @@ def location_items(scene: Scene) -> Iterator[Item]:
             answer = side_set(bool(left.lesions), bool(right.lesions))
             ids, diameters = left.seen + right.seen, left.diameters + right.diameters
             options = words.SIDE_SETS
-            yield Item("lesion_side", base, text, answer, options, ids, diameters=diameters)
+            yield Candidate("lesion_side", base, text, answer, options, ids, diameters=diameters)
         if scene.present(left.name) and scene.present(right.name):
             yield from _pair_level(scene, base, left, right)
     for base, left, right in pairs(scene.findings):
@@ -40,22 +40,24 @@ def location_items(scene: Scene) -> Iterator[Item]:
                 for i in (finding.seen if there else near(scene, finding.name))
             )
             answer = side_set(bool(seen[0]), bool(seen[1]))
-            yield Item("finding_side", base, {"x": display(base)}, answer, words.SIDE_SETS, ids)
+            yield Candidate(
+                "finding_side", base, {"x": display(base)}, answer, words.SIDE_SETS, ids
+            )
     for structure in organs(scene):
         yield from _lesion_level(structure)
         yield from _side(scene, structure)
     yield from _relative(scene)
 
 
-def _pair_level(scene: Scene, base: str, left: Structure, right: Structure) -> Iterator[Item]:
+def _pair_level(scene: Scene, base: str, left: Structure, right: Structure) -> Iterator[Candidate]:
     assert left.whole and right.whole
     gap = left.whole.centre[2] - right.whole.centre[2]
     if not (left.whole.cut or right.whole.cut) and abs(gap) >= 2 * scene.voxel_mm:
         answer, ids = "left" if gap > 0 else "right", left.seen + right.seen
-        yield Item("pair_level", base, {"x": display(base)}, answer, words.SIDES, ids)
+        yield Candidate("pair_level", base, {"x": display(base)}, answer, words.SIDES, ids)
 
 
-def _lesion_level(structure: Structure) -> Iterator[Item]:
+def _lesion_level(structure: Structure) -> Iterator[Candidate]:
     whole = structure.whole
     if len(structure.lesions) != 1 or whole is None or whole.cut:
         return
@@ -65,13 +67,13 @@ def _lesion_level(structure: Structure) -> Iterator[Item]:
     if abs(offset) >= 0.1 * (whole.high - whole.low):
         text = {"x": display(structure.name), "w": structure.lesion_word}
         answer = "upper" if offset > 0 else "lower"
-        yield Item(
+        yield Candidate(
             "lesion_level", structure.name, text, answer, ("upper", "lower"), structure.seen,
             diameters=structure.diameters,
         )  # fmt: skip
 
 
-def _side(scene: Scene, structure: Structure) -> Iterator[Item]:
+def _side(scene: Scene, structure: Structure) -> Iterator[Candidate]:
     """Side of the body of a structure whose name does not tell it and which mostly lies on one."""
     base, side = split_side(structure.name)
     whole = structure.whole
@@ -81,7 +83,7 @@ def _side(scene: Scene, structure: Structure) -> Iterator[Item]:
     if abs(offset) >= max(30.0, 0.25 * whole.width):
         answer = "right" if offset > 0 else "left"
         text = {"x": display(base)}
-        yield Item("side", structure.name, text, answer, words.SIDES, structure.seen)
+        yield Candidate("side", structure.name, text, answer, words.SIDES, structure.seen)
 
 
 def _distinct(first: Structure, second: Structure) -> bool:
@@ -90,7 +92,7 @@ def _distinct(first: Structure, second: Structure) -> bool:
     return not same and not set(first.ids) & set(second.ids)
 
 
-def _relative(scene: Scene) -> Iterator[Item]:
+def _relative(scene: Scene) -> Iterator[Candidate]:
     """Pairs of different structures, by their centres, where they lie at least 30 mm apart."""
     inside = [s for s in organs(scene) if s.whole and not s.whole.cut]
     for index, first in enumerate(inside):
@@ -103,19 +105,19 @@ def _relative(scene: Scene) -> Iterator[Item]:
             ids = first.seen + second.seen
             if abs(gap[0]) >= 30:
                 answer = "right" if gap[0] > 0 else "left"
-                yield Item("relative_side", first.name, text, answer, words.SIDES, ids)
+                yield Candidate("relative_side", first.name, text, answer, words.SIDES, ids)
             if abs(gap[2]) >= 30:
                 answer = "above" if gap[2] > 0 else "below"
-                yield Item("relative_level", first.name, text, answer, ("above", "below"), ids)
+                yield Candidate("relative_level", first.name, text, answer, ("above", "below"), ids)
 
 
-def comparison_items(scene: Scene) -> Iterator[Item]:
+def comparison_candidates(scene: Scene) -> Iterator[Candidate]:
     for base, left, right in pairs(scene.structures):
         if scene.present(left.name) and scene.present(right.name):
             for kind, answer in _compare(left, right, "pair_larger", "pair_denser"):
                 side = "left" if answer is left else "right"
                 ids = left.seen + right.seen
-                yield Item(kind, base, {"x": display(base)}, side, words.SIDES, ids)
+                yield Candidate(kind, base, {"x": display(base)}, side, words.SIDES, ids)
             yield from _more_lesions(base, left, right)
     seen = list(organs(scene))
     for index, first in enumerate(seen):
@@ -126,12 +128,12 @@ def comparison_items(scene: Scene) -> Iterator[Item]:
             ids = first.seen + second.seen
             text = {"x": texts[0], "y": texts[1]}
             for kind, answer in _compare(first, second, "larger", "denser"):
-                yield Item(kind, first.name, text, display(answer.name), texts, ids)
+                yield Candidate(kind, first.name, text, display(answer.name), texts, ids)
             for kind, answer in _compare_lesions(first, second):
                 text = {**text, "w": answer.lesion_word}
                 diameters = first.diameters + second.diameters
                 option = display(answer.name)
-                yield Item(kind, first.name, text, option, texts, ids, diameters=diameters)
+                yield Candidate(kind, first.name, text, option, texts, ids, diameters=diameters)
 
 
 def _compare_lesions(first: Structure, second: Structure) -> Iterator[tuple[str, Structure]]:
@@ -148,13 +150,13 @@ def _compare_lesions(first: Structure, second: Structure) -> Iterator[tuple[str,
             yield "lesion_larger", first if a > b else second
 
 
-def _more_lesions(base: str, left: Structure, right: Structure) -> Iterator[Item]:
+def _more_lesions(base: str, left: Structure, right: Structure) -> Iterator[Candidate]:
     certain = left.lesions_certain and right.lesions_certain and left.lesion_ids
     if certain and right.lesion_ids and len(left.lesions) != len(right.lesions):
         answer = "left" if len(left.lesions) > len(right.lesions) else "right"
         text = {"x": display(base), "w": left.lesion_word}
         ids, diameters = left.seen + right.seen, left.diameters + right.diameters
-        yield Item("pair_lesions", base, text, answer, words.SIDES, ids, diameters=diameters)
+        yield Candidate("pair_lesions", base, text, answer, words.SIDES, ids, diameters=diameters)
 
 
 def _compare(

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 from photon.errors import InputError
-from photon.volume.images.kinds import Source
+from photon.volume.sources import Source
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "bot": "assistant"}
 ROLES |= {"assistant": "assistant", "system": "system"}

@@ -1,13 +1,14 @@
-"""Reading, preparing, storing and perturbing volumes.
+"""What is seen: scans, images and videos, from their files to the model's input.
 
-Deliberately without imports: `photon.commands.volumes` must load without torch, so that
-`python -m photon --help` answers at once. Import from the modules:
+    sources       what a path holds: a volume, an image or a video
+    types         Volume, Frames, and the header of a scan that has none of its own
+    reader        path -> Volume in HU with its affine (nifti, dicom below it)
+    preparation   what a preparation is: the settings
+    geometry      a preparation carried out: Volume -> int16 [D, H, W] on the model's grid
+    store         prepared volumes on disk, verified (content_store: what it shares with images)
+    images        reading, preparing and storing images and videos
+    perturb       the perturbations of the robustness loss
+    pool          one function over many cases in processes
 
-    reader    read_volume, read_labels          path -> Volume in HU with its affine
-    geometry  Preparation, prepare_volume       Volume -> int16 [D, H, W] on the model's grid
-    store     VolumeStore                       prepared volumes on disk, verified
-    perturb   perturb, sample_perturbation      the six perturbations of the robustness loss
-
-(`nifti`, `dicom` and `sampling` do the work below `reader` and `geometry`; `preparing` and
-`checking` the work below the two commands.)
+Without imports, so that `python -m photon --help` answers at once.
 """

@@ -27,7 +27,7 @@ _OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))
 # A tilt that moves no voxel by more than this many voxels is rounding in the header, not a tilt.
 _STRAIGHT = 0.1
 
-Grid = tuple[tuple[int, int, int], np.ndarray]  # (shape [D, H, W], affine)
+VoxelGrid = tuple[tuple[int, int, int], np.ndarray]  # (shape [D, H, W], affine)
 
 
 def axis_codes(orientation: str) -> tuple[str, str, str]:
@@ -58,7 +58,7 @@ def center_of(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
     return (affine @ [*((np.array(shape[::-1]) - 1) / 2), 1.0])[:3]
 
 
-def _grid(shape: tuple[int, int, int], columns: np.ndarray, center: np.ndarray) -> Grid:
+def _grid(shape: tuple[int, int, int], columns: np.ndarray, center: np.ndarray) -> VoxelGrid:
     affine = np.eye(4)
     affine[:3, :3] = columns
     affine[:3, 3] = center - columns @ ((np.array(shape[::-1]) - 1) / 2)
@@ -84,7 +84,7 @@ def resampled_grid(
     affine: np.ndarray,
     spacing: tuple[float, float, float] | None,
     orientation: str = "RAI",
-) -> Grid:
+) -> VoxelGrid:
     """Grid along the patient's axes with voxels of `spacing` (D, H, W) mm, centred on the volume.
 
     It covers the volume's extent to the nearest voxel, or, for an oblique or sheared volume, the
@@ -104,7 +104,7 @@ def resampled_grid(
     return _grid(tuple(counts[::-1].tolist()), columns, center_of(shape, affine))
 
 
-def cropped_grid(grid: Grid, crop: tuple[int, int, int] | None) -> Grid:
+def cropped_grid(grid: VoxelGrid, crop: tuple[int, int, int] | None) -> VoxelGrid:
     """The central `crop` (D, H, W) voxels of a grid, reaching beyond it where it is smaller."""
     if crop is None:
         return grid
@@ -115,14 +115,16 @@ def cropped_grid(grid: Grid, crop: tuple[int, int, int] | None) -> Grid:
     return tuple(crop), moved
 
 
-def resized_grid(grid: Grid, size: tuple[int, int, int]) -> Grid:
+def resized_grid(grid: VoxelGrid, size: tuple[int, int, int]) -> VoxelGrid:
     """`size` (D, H, W) voxels over exactly the same extent."""
     shape, affine = grid
     factor = np.array(shape[::-1]) / np.array(size[::-1])
     return _grid(tuple(size), affine[:3, :3] * factor, center_of(shape, affine))
 
 
-def _axis_map(source: Grid, target: Grid) -> tuple[list[int], list[tuple[float, float]]] | None:
+def _axis_map(
+    source: VoxelGrid, target: VoxelGrid
+) -> tuple[list[int], list[tuple[float, float]]] | None:
     """Per target axis (D, H, W): the source axis it runs along, and its (start, step) there."""
     straight = _straightened(*source)
     if straight is None:
@@ -135,7 +137,7 @@ def _axis_map(source: Grid, target: Grid) -> tuple[list[int], list[tuple[float, 
 
 
 def _shrunk_for(
-    array: torch.Tensor, source: Grid, target: Grid, clip: tuple[float, float] | None
+    array: torch.Tensor, source: VoxelGrid, target: VoxelGrid, clip: tuple[float, float] | None
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Blur and thin out a volume along its own axes before it is sampled obliquely and coarser.
 
@@ -159,7 +161,7 @@ def _shrunk_for(
 def sample_grids(
     array: np.ndarray,
     affine: np.ndarray,
-    grids: list[Grid],
+    grids: list[VoxelGrid],
     antialias: bool,
     fill: float,
     clip: tuple[float, float] | None = None,
@@ -197,7 +199,7 @@ def sample_grids(
     return apply_axes(tensor, tuple(matrices), fill, clip if mapping is not None else None)
 
 
-def sample_labels(array: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
+def sample_labels(array: np.ndarray, affine: np.ndarray, grid: VoxelGrid) -> np.ndarray:
     """Nearest-neighbour sample of a label map on a grid, dtype kept, 0 outside."""
     mapping = _axis_map((array.shape, affine), grid)
     if mapping is None:
@@ -246,7 +248,7 @@ def resize(volume: Volume, size: tuple[int, int, int], antialias: bool = True) -
 
 def prepared_grids(
     shape: tuple[int, int, int], affine: np.ndarray, preparation: Preparation
-) -> list[Grid]:
+) -> list[VoxelGrid]:
     """The resampled and cropped grid, and the resized one that the model sees."""
     grid = resampled_grid(shape, affine, preparation.spacing, preparation.orientation)
     grid = cropped_grid(grid, preparation.crop)
@@ -279,7 +281,7 @@ def prepare_labels(labels: Volume, preparation: Preparation) -> Volume:
     return replace(labels, array=sample_labels(labels.array, labels.affine, grid), affine=grid[1])
 
 
-def same_grid(first: Grid, second: Grid) -> bool:
+def same_grid(first: VoxelGrid, second: VoxelGrid) -> bool:
     """Whether two grids have one shape and their corners agree to a tenth of a voxel."""
     if tuple(first[0]) != tuple(second[0]):
         return False

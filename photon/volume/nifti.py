@@ -27,7 +27,7 @@ _NEW_EXPORT = "Export it again from the original DICOM, for instance with dcm2ni
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
-class _Source:
+class _Bytes:
     """Bytes of a plain or gzip-compressed file, in order, hashed as they are read."""
 
     def __init__(self, path: Path, stream: io.BufferedReader) -> None:
@@ -107,7 +107,7 @@ class _Layout:
 def read_file(path: Path, assume_orientation: str | None, max_voxels: int) -> Volume:
     """Voxels with slope and intercept applied (dtype as stored where there are none)."""
     with open(path, "rb") as stream:
-        source = _Source(path, stream)
+        source = _Bytes(path, stream)
         named = path.name.lower().endswith(".gz")
         head = source.read(_HEADER)
         header, head = _header(path, source, head)
@@ -142,7 +142,7 @@ def read_file(path: Path, assume_orientation: str | None, max_voxels: int) -> Vo
     return Volume(array, layout.affine, str(path), source.digest.hexdigest())
 
 
-def _header(path: Path, source: _Source, head: bytes) -> tuple[nib.Nifti1Header, bytes]:
+def _header(path: Path, source: _Bytes, head: bytes) -> tuple[nib.Nifti1Header, bytes]:
     """Recognise and parse the header; returns it and the bytes read so far."""
     if not head:
         raise InputError(f"{path}: the file is empty. Fetch it again.")

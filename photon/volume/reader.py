@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from photon.errors import InputError
-from photon.volume.images.kinds import ARRAY_SUFFIXES
-from photon.volume.types import Volume
+from photon.volume.sources import ARRAY_SUFFIXES, load_array
+from photon.volume.types import ScanHeader, Volume
 
 MAX_VOXELS = 2_000_000_000  # a 1024 x 1024 x 1900 scan; more is taken for a damaged header
 _AIR = -1000.0
@@ -24,6 +24,7 @@ def read_volume(
     nan: str = "reject",
     assume_orientation: str | None = None,
     max_voxels: int = MAX_VOXELS,
+    header: ScanHeader | None = None,
 ) -> Volume:
     """Read a .nii, .nii.gz or folder of one DICOM series as float32 HU [D, H, W].
 
@@ -32,10 +33,15 @@ def read_volume(
         nan: "reject" volumes with NaN or infinite voxels or take them as "air" (-1000 HU).
         assume_orientation: ITK letters (see `geometry`) for a NIfTI file without sform and qform.
         max_voxels: refuse a file that claims more, before any memory is taken.
+        header: takes the place of the file's own, which must be blank: a header that says something
+            is never overruled, since a scan must not be rescaled twice. With one, a .npy or .npz
+            array is read too.
 
     Raises:
         InputError: missing, damaged, ambiguous or unsuitable input; names file and way out.
     """
+    if header is not None:
+        return _read_with(Path(path), header, nan, max_voxels)
     volume = _read(path, assume_orientation, max_voxels)
     array = volume.array
     if array.dtype.kind == "f":
@@ -150,3 +156,72 @@ def checked_finite(array: np.ndarray, path: str | Path, nan: str) -> np.ndarray:
         )
     warnings.warn(f"{path}: {bad} NaN or infinite voxels taken as air.", stacklevel=3)
     return np.where(finite, array, np.float32(_AIR))
+
+
+def _read_with(path: Path, header: ScanHeader, nan: str, max_voxels: int) -> Volume:
+    """The scan in HU with a declared header in place of its blank one."""
+    import nibabel as nib
+
+    from photon.volume.nifti import assumed_affine
+
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        return _read_array(path, header, nan)
+    volume = read_volume(path, nan, header.orientation, max_voxels)
+    own = nib.load(path).dataobj  # its header no longer shows what was stored
+    slope, intercept = float(own.slope), float(own.inter)
+    if (slope, intercept) != (1.0, 0.0):
+        raise InputError(
+            f"{path}: its own header rescales (slope {slope:g}, intercept {intercept:g}), and the "
+            "metadata would do it again. Read it as a corrected scan (scans=fixed)."
+        )
+    array = volume.array * np.float32(header.slope) + np.float32(header.intercept)
+    affine = assumed_affine(header.spacing, volume.array.shape[::-1], header.orientation)
+    return replace(volume, array=array, affine=affine)
+
+
+def _read_array(path: Path, header: ScanHeader, nan: str) -> Volume:
+    """A .npy or .npz array (D, H, W) or (1, D, H, W)."""
+    from photon.volume.nifti import assumed_affine
+
+    array = load_array(path)
+    array = array[0] if array.ndim == 4 and len(array) == 1 else array
+    if array.ndim != 3 or array.dtype.kind not in "iuf" or min(array.shape) < 1:
+        raise InputError(
+            f"{path}: holds {array.dtype} of shape {array.shape}, not a volume of three axes. "
+            "Fetch the file again."
+        )
+    values = checked_finite(np.asarray(array, dtype=np.float32), path, nan)
+    values = values * np.float32(header.slope) + np.float32(header.intercept)
+    affine = assumed_affine(header.spacing or (1, 1, 1), array.shape[::-1], header.orientation)
+    return Volume(values, affine, str(path), hash_source(path))
+
+
+def implausible(array: np.ndarray, modality: str = "ct") -> str | None:
+    """What about the values [D, H, W] of a CT does not look like HU; None where all is well."""
+    sample = array[:: max(1, array.shape[0] // 64), ::4, ::4] if array.size > 10**6 else array
+    low, high = float(sample.min()), float(sample.max())
+    if low == high:
+        return f"all voxels are {low:g}. Export the scan again."
+    if modality != "ct":
+        return None
+    if high - low < 16:
+        return f"values run from {low:g} to {high:g} and are not HU. Take the original scan."
+    if low >= 0:
+        return (
+            f"no value is below 0 (lowest {low:g}): the rescale intercept (often -1024) is "
+            "missing. Apply it, or use --modality mr if this is not a CT."
+        )
+    # Lungs of a scan whose intercept was added twice; noisy air lies higher, padding is even.
+    odd = sample[(sample > -1950) & (sample < -1250)]
+    if odd.size > 0.1 * sample.size and np.unique(odd).size > 64:
+        return (
+            f"{100 * odd.size / sample.size:.0f} % of voxels lie in -1950..-1250 HU, where nothing "
+            "is: the rescale was applied twice. Read the file by its own header alone."
+        )
+    tissue = np.count_nonzero((sample > -200) & (sample < 300)) / sample.size
+    if tissue < 0.01:
+        return (
+            f"only {100 * tissue:.2f} % of voxels lie in -200..300 HU, where soft tissue is. "
+            "The rescale was applied twice or not at all; export the scan again."
+        )
+    return None

@@ -7,7 +7,7 @@ Layout under the store's root:
     <fingerprint[:12]>/locks/       one empty file per entry, locked while it is being made
     images-<fingerprint[:12]>/      the same for images and videos: uint8 [T, H, W, 3]
     index/                          (path, size, mtime) -> SHA-256, so that scans are hashed once
-    declared/                       path -> header from a data set's metadata (see `declared`)
+    declared/                       path -> header from a data set's metadata (see `ScanHeader`)
 
 The key is a hash of the source's bytes, of the preparation with its code version, and of the
 declared header where there is one. Files appear
@@ -27,18 +27,12 @@ from torch import Tensor
 
 from photon.errors import InputError
 from photon.files import write_json
-from photon.volume.content import ContentStore
-from photon.volume.declared import ScanHeader, read_declared
-from photon.volume.entries import Entry, read_json
+from photon.volume.content_store import ContentStore, Entry, read_json
 from photon.volume.geometry import Preparation, prepare_labels, prepare_volume, same_grid
-from photon.volume.images.kinds import Located, kind_of
 from photon.volume.images.store import ImageStore
-from photon.volume.images.types import Frames
-from photon.volume.plausible import implausible
-from photon.volume.reader import read_labels, read_volume
-from photon.volume.types import Volume
-
-Source = str | Path
+from photon.volume.reader import implausible, read_labels, read_volume
+from photon.volume.sources import Located, kind_of
+from photon.volume.types import Frames, ScanHeader, Volume
 
 
 class VolumeStore(ContentStore):
@@ -48,7 +42,7 @@ class VolumeStore(ContentStore):
     always checked.
     """
 
-    def __init__(self, root: Source, preparation: Preparation, check_hu: bool = False) -> None:
+    def __init__(self, root: str | Path, preparation: Preparation, check_hu: bool = False) -> None:
         fingerprint = preparation.store_fingerprint()
         super().__init__(root, fingerprint[:12], fingerprint)
         self.preparation = preparation
@@ -61,7 +55,7 @@ class VolumeStore(ContentStore):
             return self.images.load(source)
         return torch.from_numpy(self.load(source))
 
-    def prepare(self, source: Located, labels: Source | None = None) -> str:
+    def prepare(self, source: Located, labels: str | Path | None = None) -> str:
         """Prepare a scan (and its label map), image or video unless that is done; returns its key.
 
         Raises:
@@ -77,7 +71,7 @@ class VolumeStore(ContentStore):
             self.load_labels(labels, like=source)
         return key
 
-    def declare(self, source: Source, header: ScanHeader | None) -> None:
+    def declare(self, source: str | Path, header: ScanHeader | None) -> None:
         """Say what a data set's metadata knows of a scan with a blank header; None takes it back.
 
         All further reading of that path through this store uses it.
@@ -88,7 +82,7 @@ class VolumeStore(ContentStore):
         elif header != self.declared(source):
             write_json(file, {"path": os.path.abspath(source), "header": header.to_dict()})
 
-    def declared(self, source: Source) -> ScanHeader | None:
+    def declared(self, source: str | Path) -> ScanHeader | None:
         """The header declared for a scan, if any."""
         known = read_json(self._path_file("declared", source)).get("header")
         return None if known is None else ScanHeader(**known)
@@ -99,22 +93,22 @@ class VolumeStore(ContentStore):
             return self.images.has(source)
         return self._exists(self._volume_key(source))
 
-    def has_labels(self, labels: Source, like: Source) -> bool:
+    def has_labels(self, labels: str | Path, like: str | Path) -> bool:
         """Whether the label map of a scan is prepared."""
         return self._exists(self._labels_key(labels, like))
 
-    def is_known(self, source: Located, labels: Source | None = None) -> bool:
+    def is_known(self, source: Located, labels: str | Path | None = None) -> bool:
         """`has` (and `has_labels`) for files seen before; False, without hashing, for new ones."""
         if labels is None:
             return super().is_known(source)
         known = self._hashed(source) and self._hashed(labels)
         return known and self.has(source) and self.has_labels(labels, source)
 
-    def load_hu(self, source: Source) -> np.ndarray:
+    def load_hu(self, source: str | Path) -> np.ndarray:
         """Prepared scan, int16 HU [D, H, W], memory-mapped and read-only; prepares it if absent."""
         return self._volume(source).array
 
-    def load(self, source: Source) -> np.ndarray:
+    def load(self, source: str | Path) -> np.ndarray:
         """Prepared scan as float32 [D, H, W] in [0, 1], mirrored if the preparation says so.
 
         With `windows` [C, D, H, W], a channel for each.
@@ -126,7 +120,7 @@ class VolumeStore(ContentStore):
         whole = preparation.hu if preparation.intensity == "window" else entry.sidecar["range"]
         return scaled(entry.array, [whole], preparation.flip_x)[0]
 
-    def load_labels(self, labels: Source, like: Source) -> np.ndarray:
+    def load_labels(self, labels: str | Path, like: str | Path) -> np.ndarray:
         """Label map on the prepared grid of the scan `like`, [D, H, W], not mirrored.
 
         Mirror it with `[..., ::-1]` where the preparation has `flip_x`, as `load` does.
@@ -138,31 +132,28 @@ class VolumeStore(ContentStore):
             self._labels_key(labels, like), lambda: self._make_labels(labels, like)
         ).array
 
-    def info(self, source: Source) -> dict[str, Any]:
+    def info(self, source: str | Path) -> dict[str, Any]:
         """Sidecar of a prepared scan: source, affine (of the prepared grid, RAS+ mm), shape, ..."""
         return self._volume(source).sidecar
 
-    def _volume(self, source: Source) -> Entry:
+    def _volume(self, source: str | Path) -> Entry:
         return self._entry(self._volume_key(source), lambda: self._make_volume(source))
 
-    def _volume_key(self, source: Source) -> str:
+    def _volume_key(self, source: str | Path) -> str:
         return self._key("volume", *self._content(source))
 
-    def _labels_key(self, labels: Source, like: Source) -> str:
+    def _labels_key(self, labels: str | Path, like: str | Path) -> str:
         return self._key("labels", self._sha256(labels), *self._content(like))
 
-    def _content(self, source: Source) -> list[str]:
+    def _content(self, source: str | Path) -> list[str]:
         """What decides the voxels of a scan: its bytes, and its header where one is declared."""
         header = self.declared(source)
         return [self._sha256(source), *([str(header)] if header else [])]
 
-    def _make_volume(self, source: Source) -> tuple[np.ndarray, dict[str, Any]]:
+    def _make_volume(self, source: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
         preparation = self.preparation
         header = self.declared(source)
-        if header is not None:
-            volume = read_declared(source, header, preparation.nan)
-        else:
-            volume = read_volume(source, preparation.nan, preparation.assume_orientation)
+        volume = read_volume(source, preparation.nan, preparation.assume_orientation, header=header)
         _check_whole_numbers(volume)
         known = header is None or header.spacing is not None
         if (header or self.check_hu) and known and (problem := implausible(volume.array)):
@@ -173,7 +164,7 @@ class VolumeStore(ContentStore):
         prepared = prepare_volume(volume, preparation)
         return prepared.array, self._sidecar("volume", volume, prepared)
 
-    def _make_labels(self, labels: Source, like: Source) -> tuple[np.ndarray, dict[str, Any]]:
+    def _make_labels(self, labels: str | Path, like: str | Path) -> tuple[np.ndarray, dict]:
         info = self.info(like)
         ids = read_labels(labels, self.preparation.assume_orientation)
         grid = (tuple(info["source_shape"]), np.array(info["source_affine"]))
@@ -186,7 +177,7 @@ class VolumeStore(ContentStore):
         prepared = prepare_labels(ids, self.preparation)
         return prepared.array, self._sidecar("labels", ids, prepared)
 
-    def _check_unchanged(self, source: Source, volume: Volume) -> None:
+    def _check_unchanged(self, source: str | Path, volume: Volume) -> None:
         if volume.sha256 != self._sha256(source):
             raise InputError(f"{source}: changed while it was being read. Run again when it rests.")
 

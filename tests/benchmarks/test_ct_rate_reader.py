@@ -13,9 +13,9 @@ from photon.benchmarks.rad3d import Rad3D
 from photon.benchmarks.reader import BadRow
 from photon.benchmarks.using import cases_of, read_all
 from photon.errors import InputError
-from photon.questions.preparing import Case, is_prepared, prepare_cases
-from photon.volume.plausible import implausible
+from photon.questions.fill_store import Case, is_prepared, prepare_cases
 from photon.volume.preparation import Preparation
+from photon.volume.reader import implausible
 from photon.volume.store import VolumeStore
 from tests.benchmarks import published
 from tests.benchmarks.published import ct_rate_scan, save_scan, write_csv

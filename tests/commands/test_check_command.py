@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from photon.commands.cli import main
-from photon.volume.plausible import implausible
+from photon.volume.reader import implausible
 
 
 def tissue(seed: int = 0, shape=(16, 16, 16)) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from photon.commands.cli import main
-from photon.questions import preparing
+from photon.questions import fill_store
 from photon.volume.geometry import Preparation
 from photon.volume.pool import WorkerDied, run_cases, worker_count
 from photon.volume.store import VolumeStore
@@ -124,7 +124,7 @@ def test_empty_folder_and_no_room(tmp_path, data, capsys, monkeypatch) -> None:
     assert main(["prepare", str(tmp_path / "empty"), *store]) == 1
     assert "holds no NIfTI file" in capsys.readouterr().err
     usage = type("usage", (), {"free": 1000})
-    monkeypatch.setattr(preparing.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(fill_store.shutil, "disk_usage", lambda _: usage)
     assert main(["prepare", str(data), *store]) == 1
     assert "GiB are needed" in capsys.readouterr().err
 
@@ -214,6 +214,6 @@ def test_interrupt(tmp_path, data, monkeypatch, capsys) -> None:
     def interrupted(*_) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preparing, "run_cases", interrupted)
+    monkeypatch.setattr(fill_store, "run_cases", interrupted)
     assert main(["prepare", str(data), "--store", str(tmp_path / "store"), *SMALL]) == 130
     assert "finished is kept" in capsys.readouterr().err

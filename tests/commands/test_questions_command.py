@@ -9,8 +9,8 @@ import pytest
 
 from photon.commands import questions as commands
 from photon.errors import InputError
-from photon.phantoms.files import QUESTION_NAMES, write_nifti
 from photon.phantoms.layout import NAMES, PhantomConfig
+from photon.phantoms.patient import QUESTION_NAMES, write_nifti
 from photon.phantoms.phantom import make_phantom
 from photon.questions.record import read_records
 

@@ -15,10 +15,9 @@ from photon.batch.dataset import Collate, VolumeQuestions
 from photon.errors import InputError
 from photon.evaluation.conditions import Evidence
 from photon.evaluation.coverage import token_coverage
-from photon.phantoms.balance import Thinning, question_of
-from photon.phantoms.change import change_items
-from photon.phantoms.files import QUESTION_NAMES, Asked, Patient, write_nifti
+from photon.phantoms.language_prior import Thinning, question_of
 from photon.phantoms.layout import BY_NAME, PhantomConfig
+from photon.phantoms.patient import QUESTION_NAMES, Asked, Patient, write_nifti
 from photon.phantoms.phantom import make_patient
 from photon.phantoms.phantom_vqa import (
     PhantomDataset,
@@ -27,8 +26,9 @@ from photon.phantoms.phantom_vqa import (
     write_phantom_dataset,
 )
 from photon.questions import templates
-from photon.questions.from_masks import find_items
-from photon.questions.items import Item
+from photon.questions.candidates import Candidate
+from photon.questions.change import change_candidates
+from photon.questions.from_masks import find_candidates
 from photon.questions.label_names import display
 from photon.questions.measure import measure
 from photon.volume.preparation import Preparation
@@ -121,7 +121,7 @@ class PairSolver:
         raise AssertionError(f"the test does not understand {question!r}")
 
 
-def by_item(records):
+def by_candidate(records):
     groups = defaultdict(list)
     for record in records:
         groups[record.volumes].append(record)
@@ -147,7 +147,7 @@ def test_splits_share_no_patient_and_no_volume(root):
 def test_answers_follow_from_the_files(root, split):
     """Also of another scanner's files, whose axes run the other way."""
     reference = json.loads((root / "manifest.json").read_text())["reference"]
-    for volumes, records in by_item(load_split(root, split)).items():
+    for volumes, records in by_candidate(load_split(root, split)).items():
         scans = [read(root / v) for v in volumes]
         maps = [read(root / m)[0] for m in records[0].label_maps]
         if len(volumes) == 1:
@@ -165,7 +165,7 @@ def test_answers_follow_from_the_files(root, split):
 
 def test_strata_are_those_of_the_smallest_lesion_in_evidence(root):
     seen = Counter()
-    for records in by_item(load_split(root, "train")).values():
+    for records in by_candidate(load_split(root, "train")).values():
         scans = [(read(root / m)) for m in records[0].label_maps]
         for record in records:
             sizes = []
@@ -214,36 +214,36 @@ def test_the_same_configuration_gives_the_same_content(root, tmp_path):
     assert again == first
 
 
-def item(kind, organ, answer, options=("yes", "no")):
-    return Item(kind, organ, {"x": organ}, answer, options, ())
+def candidate(kind, organ, answer, options=("yes", "no")):
+    return Candidate(kind, organ, {"x": organ}, answer, options, ())
 
 
 def test_thinning_gives_the_wanted_shares():
     """Expected shares after thinning, worked out from the counts."""
     counts = {"liver": (900, 300), "spleen": (200, 1000), "heart": (1200, 0)}
-    items = [item("k", o, a) for o, n in counts.items() for a, c in zip(("yes", "no"), n)
+    candidates = [candidate("k", o, a) for o, n in counts.items() for a, c in zip(("yes", "no"), n)
              for _ in range(c)]  # fmt: skip
     for prior, top in ((0.0, 0.5), (0.3, 0.5), (0.8, 0.8)):
-        thinning = Thinning(items, prior, seed=1)
+        thinning = Thinning(candidates, prior, seed=1)
         for organ in ("liver", "spleen"):
-            kept = [n * thinning.keep(item("k", organ, a))
+            kept = [n * thinning.keep(candidate("k", organ, a))
                     for a, n in zip(("yes", "no"), counts[organ])]  # fmt: skip
             assert max(kept) / sum(kept) == pytest.approx(top, abs=0.01)
-            assert max(thinning.keep(item("k", organ, a)) for a in ("yes", "no")) == 1.0
-        assert thinning.keep(item("k", "heart", "yes")) == 0.0, "always yes"
-        assert thinning.keep(item("k", "unseen", "yes")) == 0.0
+            assert max(thinning.keep(candidate("k", organ, a)) for a in ("yes", "no")) == 1.0
+        assert thinning.keep(candidate("k", "heart", "yes")) == 0.0, "always yes"
+        assert thinning.keep(candidate("k", "unseen", "yes")) == 0.0
     favourites = {
         tuple(
-            Thinning(items, 0.8, seed).shares(question_of(item("k", o, "yes")), ["no", "yes"])[
-                "yes"
-            ]
+            Thinning(candidates, 0.8, seed).shares(
+                question_of(candidate("k", o, "yes")), ["no", "yes"]
+            )["yes"]
             for o in ("liver", "spleen")
         )
         for seed in range(12)
     }
     assert len(favourites) == 4, "every organ has a favourite of its own"
     with pytest.raises(ValueError, match="prior=1.0"):
-        Thinning(items, 1.0)
+        Thinning(candidates, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -258,10 +258,10 @@ def many():
         ]
         rng = np.random.default_rng(seed)
         patient = Patient(None, f"p{seed}", "train", seed, True, config, reference, 0)
-        single = find_items(scenes[0], reference, rng)
+        single = find_candidates(scenes[0], reference, rng)
         out.append((patient, Asked((f"{seed}.nii.gz",), ("l",), single)))
         both = (f"{seed}.nii.gz", f"{seed}_follow_up.nii.gz")
-        out.append((patient, Asked(both, ("l", "m"), list(change_items(*scenes)))))
+        out.append((patient, Asked(both, ("l", "m"), list(change_candidates(*scenes)))))
     return out
 
 
@@ -278,7 +278,7 @@ def question_key(record):
 def test_a_blind_model_reaches_the_prior(many, prior):
     """The commonest training answer of every kind and organ, on other patients."""
     spec = PhantomDataset(prior=prior, numeric=0.0)
-    thinning = Thinning([i for _, asked in many for i in asked.items], prior)
+    thinning = Thinning([i for _, asked in many for i in asked.candidates], prior)
     halves = [[], []]
     for patient, asked in many:
         halves[patient.seed % 2] += told(patient_records(patient, asked, "train", spec, thinning))
@@ -299,7 +299,7 @@ def test_a_blind_model_reaches_the_prior(many, prior):
 
 def test_constant_answers_do_not_pay(many):
     """Per kind: the best answer that ignores the organ and the scan."""
-    spec, thinning = PhantomDataset(), Thinning([i for _, a in many for i in a.items], 0.0)
+    spec, thinning = PhantomDataset(), Thinning([i for _, a in many for i in a.candidates], 0.0)
     kinds = defaultdict(list)
     for patient, asked in many:
         for _, answer, record in told(patient_records(patient, asked, "train", spec, thinning)):
@@ -312,9 +312,9 @@ def test_constant_answers_do_not_pay(many):
 
 
 def test_thinning_counts_questions_by_their_words():
-    first, second = item("k", "liver", "yes"), item("k", "spleen", "yes")
+    first, second = candidate("k", "liver", "yes"), candidate("k", "spleen", "yes")
     assert question_of(first) != question_of(second)
-    assert question_of(first) == question_of(item("k", "liver", "no"))
+    assert question_of(first) == question_of(candidate("k", "liver", "no"))
 
 
 def test_both_scans_reach_the_batch(root, tmp_path):

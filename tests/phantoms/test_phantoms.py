@@ -8,10 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from photon import files
 from photon.errors import InputError
-from photon.phantoms import files as phantom_files
 from photon.phantoms import phantom_vqa as module
 from photon.phantoms.layout import BY_NAME, NAMES, PhantomConfig
+from photon.phantoms.patient import write_nifti
 from photon.phantoms.phantom_vqa import load_split, write_phantom_dataset
 from photon.questions.label_names import display
 
@@ -132,7 +133,7 @@ def test_a_failed_write_leaves_no_half_file(tmp_path, monkeypatch):
     def broken(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(phantom_files.os, "replace", broken)
+    monkeypatch.setattr(files.os, "replace", broken)
     with pytest.raises(OSError, match="no space"):
-        phantom_files.write_nifti(tmp_path / "a.nii.gz", np.zeros((2, 2, 2), np.int16), np.eye(4))
+        write_nifti(tmp_path / "a.nii.gz", np.zeros((2, 2, 2), np.int16), np.eye(4))
     assert not list(tmp_path.iterdir())

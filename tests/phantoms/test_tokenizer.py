@@ -4,7 +4,6 @@ import pytest
 from transformers import AutoTokenizer, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from photon.phantoms import corpus
 from photon.phantoms import tokenizer as module
 from photon.phantoms.layout import NAMES
 from photon.questions import templates
@@ -65,7 +64,7 @@ def test_words_are_one_token(tokenizer):
 
 
 def test_questions_are_short(tokenizer):
-    texts = list(dict.fromkeys(corpus.corpus()))
+    texts = list(dict.fromkeys(module.corpus()))
     tokens = sum(len(tokenizer.encode(text)) for text in texts)
     words = sum(len(text.split()) for text in texts)
     assert tokens < 1.5 * words

@@ -12,8 +12,8 @@ import pytest
 from scipy import ndimage
 
 from photon.errors import InputError
-from photon.phantoms.files import CONSTANT_KINDS, QUESTION_NAMES
 from photon.phantoms.layout import PhantomConfig
+from photon.phantoms.patient import CONSTANT_KINDS, QUESTION_NAMES
 from photon.phantoms.phantom import make_phantom
 from photon.questions import templates
 from photon.questions.from_masks import generate_questions

@@ -18,11 +18,11 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 from photon.batch.batch import BatchBuilder
 from photon.commands.cli import main
 from photon.errors import InputError
-from photon.volume.images.kinds import kind_of, locate
 from photon.volume.images.preparation import ImagePreparation, resized, smart_resize
 from photon.volume.images.reading import read_image
 from photon.volume.images.store import ImageStore
 from photon.volume.images.video import read_video, sample_indices
+from photon.volume.sources import kind_of, locate
 from tests.helpers import prompt
 
 SMALL = ImagePreparation(min_pixels=28 * 28, max_pixels=84 * 84, frame_pixels=56 * 56, frames=6)

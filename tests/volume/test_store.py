@@ -18,7 +18,7 @@ import torch
 
 from photon.errors import InputError
 from photon.files import WriteError
-from photon.volume import content, entries, store
+from photon.volume import content_store, store
 from photon.volume.geometry import Preparation, prepare_labels, prepare_volume
 from photon.volume.reader import read_labels, read_volume
 from photon.volume.store import VolumeStore, scaled
@@ -48,7 +48,7 @@ def write_labels(path: Path, shift: float = 0.0) -> Path:
 
 def forget() -> None:
     """As a fresh process: nothing is verified yet."""
-    entries._verified.clear()
+    content_store._verified.clear()
 
 
 def test_load_gives_the_prepared_volume(tmp_path, scan) -> None:
@@ -115,8 +115,8 @@ def test_key_follows_bytes_and_preparation_not_the_name(tmp_path, scan) -> None:
 
 def test_hashes_each_file_once(tmp_path, scan, monkeypatch) -> None:
     calls = []
-    original = content.hash_source
-    monkeypatch.setattr(content, "hash_source", lambda p: calls.append(p) or original(p))
+    original = content_store.hash_source
+    monkeypatch.setattr(content_store, "hash_source", lambda p: calls.append(p) or original(p))
     for _ in range(3):
         VolumeStore(tmp_path / "store", SMALL).load(scan)
     assert len(calls) == 1
@@ -131,10 +131,10 @@ def test_a_read_only_store_serves_what_it_holds(tmp_path, scan, monkeypatch) -> 
     def read_only(path, value) -> None:
         raise WriteError(f"{path.parent}: cannot be written (Read-only file system).")
 
-    monkeypatch.setattr(content, "write_json", read_only)
+    monkeypatch.setattr(content_store, "write_json", read_only)
     hashed = []
-    original = content.hash_source
-    monkeypatch.setattr(content, "hash_source", lambda p: hashed.append(p) or original(p))
+    original = content_store.hash_source
+    monkeypatch.setattr(content_store, "hash_source", lambda p: hashed.append(p) or original(p))
     vault = VolumeStore(root, SMALL)
     with pytest.warns(UserWarning, match="Read-only file system"):
         assert np.array_equal(vault.load(copy), expected)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from photon.volume.content import ContentStore
-from photon.volume.images.kinds import Located, kind_of, names
+from photon.volume.content_store import ContentStore
 from photon.volume.images.preparation import ImagePreparation, resized
 from photon.volume.images.reading import read_image
-from photon.volume.images.types import Frames
 from photon.volume.images.video import read_video
+from photon.volume.sources import Located, kind_of, names
+from photon.volume.types import Frames
 
 
 class ImageStore(ContentStore):

@@ -10,10 +10,9 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from photon.errors import InputError
-from photon.volume.images.arrays import load_array
-from photon.volume.images.kinds import ARRAY_SUFFIXES, Located, frame_files, names
 from photon.volume.images.preparation import ImagePreparation
 from photon.volume.images.reading import read_image
+from photon.volume.sources import ARRAY_SUFFIXES, Located, frame_files, load_array, names
 
 _GIF_SECONDS = 0.1  # of a frame that does not say, as browsers do
 

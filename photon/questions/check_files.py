@@ -15,12 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from photon.errors import InputError
 from photon.files import write_json
-from photon.volume.declared import ScanHeader, read_declared
 from photon.volume.geometry import same_grid
-from photon.volume.images.kinds import Source, absent, kind_of, label, locate, names
-from photon.volume.plausible import implausible
 from photon.volume.pool import WorkerDied, run_cases, worker_count
-from photon.volume.reader import read_labels, read_volume
+from photon.volume.reader import implausible, read_labels, read_volume
+from photon.volume.sources import Source, absent, kind_of, label, locate, names
+from photon.volume.types import ScanHeader
 
 _SHOWN = 50
 _READ = ("volume", "hu", "labels", "image", "video")  # errors that come last
@@ -29,7 +28,7 @@ ScanCase = tuple[Source, list[str], ScanHeader | None]  # scan, label maps, decl
 
 @dataclass
 class Report:
-    """Findings of a check. An item is {"kind", "where", "message"}."""
+    """Findings of a check. A finding is {"kind", "where", "message"}."""
 
     files: dict[str, int] = field(default_factory=dict)  # file or split -> valid records
     expected: dict[str, int] = field(default_factory=dict)  # split -> published rows
@@ -204,10 +203,7 @@ def check_volume(case: ScanCase, modality: str, assume_orientation: str | None) 
         warnings.simplefilter("always")
         volume = None
         try:
-            if header is not None:
-                volume = read_declared(source, header)
-            else:
-                volume = read_volume(source, assume_orientation=assume_orientation)
+            volume = read_volume(source, assume_orientation=assume_orientation, header=header)
         except InputError as error:
             errors.append(("volume", source, str(error)))
         if header is not None and header.spacing is None:

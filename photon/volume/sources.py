@@ -1,17 +1,20 @@
 """What the paths of a record hold, told by the file: a volume, an image or a video.
 
-Deliberately without torch and Pillow: records are read by commands that must start at once.
+Without torch, numpy and Pillow at the top: records are read by commands that must start at once.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from photon.errors import InputError
 
-Kind = Literal["volume", "image", "video"]
+if TYPE_CHECKING:
+    import numpy as np
+
+SourceKind = Literal["volume", "image", "video"]
 Source = str | tuple[str, ...]  # as a record names it; several names are the frames of one video
 Located = str | Path | tuple[str | Path, ...]  # on disk
 
@@ -20,7 +23,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif")
 ARRAY_SUFFIXES = (".npy", ".npz")
 
 
-def kind_of(source: Located) -> Kind:
+def kind_of(source: Located) -> SourceKind:
     """Kind of a source on disk; what cannot be told is a "volume", whose reader says what is wrong.
 
     A .npy or .npz of four axes that ends in 1 or 3 channels holds frames, any other a volume. A
@@ -45,9 +48,7 @@ def kind_of(source: Located) -> Kind:
     return "volume"
 
 
-def _kind_of_array(path: Path) -> Kind:
-    from photon.volume.images.arrays import load_array
-
+def _kind_of_array(path: Path) -> SourceKind:
     try:
         shape = load_array(path).shape
     except InputError:  # said again by the reader
@@ -87,3 +88,21 @@ def label(source: Located) -> str:
 def absent(source: Located) -> str | None:
     """The first file of a source that is not there, or None."""
     return next((str(name) for name in names(source) if not os.path.exists(name)), None)
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array of a .npy file (memory-mapped), or the only one of a .npz file."""
+    import numpy as np
+
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            if len(found.files) != 1:
+                raise ValueError(f"it holds {len(found.files)} arrays, not one")
+            return found[found.files[0]]
+    except Exception as error:  # damaged zip and npy headers raise many kinds
+        raise InputError(
+            f"{path}: is not an array that can be read ({error}). Save it again with numpy.save."
+        ) from error

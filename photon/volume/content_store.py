@@ -1,21 +1,76 @@
 """What a store of prepared inputs is made of: keys by content, locked writing, known hashes."""
 
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 
 from photon.errors import InputError
-from photon.files import WriteError, locked, write_json
-from photon.volume.entries import Entry, open_entry, read_json, write_entry
-from photon.volume.images.kinds import Located, frame_files, names
+from photon.files import WriteError, locked, replacing, write_json
 from photon.volume.reader import hash_source
+from photon.volume.sources import Located, frame_files, names
 
+_verified: set[Path] = set()  # entries whose checksum this process has seen to be right
 _unwritten: dict[Path, dict[str, str]] = {}  # index entries of this process that have no file
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a store: a read-only memory-mapped array and what is known about it."""
+
+    array: np.ndarray
+    sidecar: dict[str, Any]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Contents of a small JSON file; empty where it is absent or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _open_entry(folder: Path, key: str) -> Entry | None:
+    """The entry, or None where it is absent; a damaged one is deleted with a warning."""
+    path, side = folder / f"{key}.npy", folder / f"{key}.json"
+    if not side.is_file():
+        return None
+    sidecar = read_json(side)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        sound = list(array.shape) == sidecar["shape"] and str(array.dtype) == sidecar["dtype"]
+        if sound and path not in _verified:
+            sound = _checksum(array) == sidecar["crc32"]
+    except (OSError, ValueError, KeyError, EOFError):
+        sound = False
+    if sound:
+        _verified.add(path)
+        return Entry(array, sidecar)
+    warnings.warn(f"{path}: damaged store entry, deleted and made again.", stacklevel=4)
+    _verified.discard(path)
+    side.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _write_entry(folder: Path, key: str, array: np.ndarray, sidecar: dict[str, Any]) -> None:
+    """Write array and sidecar; the sidecar comes last and makes the entry exist."""
+    array = np.ascontiguousarray(array)
+    with replacing(folder / f"{key}.npy") as temporary, open(temporary, "xb") as stream:
+        np.save(stream, array)
+    write_json(folder / f"{key}.json", sidecar | {"crc32": _checksum(array)})
+
+
+def _checksum(array: np.ndarray) -> int:
+    return isal_zlib.crc32(array.reshape(-1).view(np.uint8))
 
 
 class ContentStore:
@@ -51,17 +106,17 @@ class ContentStore:
 
     def _entry(self, key: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> Entry:
         """The entry; made first, under its lock, where it is absent or damaged."""
-        if (entry := open_entry(self.folder, key)) is not None:
+        if (entry := _open_entry(self.folder, key)) is not None:
             return entry
         with locked(self.folder / "locks" / key):
             # Another process may have made it while this one waited.
-            if (entry := open_entry(self.folder, key)) is not None:
+            if (entry := _open_entry(self.folder, key)) is not None:
                 return entry
             for leftover in self.folder.glob(f".{key}.*.tmp"):  # of a writer that was killed
                 leftover.unlink(missing_ok=True)
             array, sidecar = make()
-            write_entry(self.folder, key, array, sidecar | {"key": key})
-        entry = open_entry(self.folder, key)
+            _write_entry(self.folder, key, array, sidecar | {"key": key})
+        entry = _open_entry(self.folder, key)
         if entry is None:
             raise WriteError(f"{self.folder}: does not give back what was written. Check the disk.")
         return entry

@@ -1,4 +1,4 @@
-"""Scene -> every question that the voxels answer without doubt (`Item`), before any is chosen.
+"""Scene -> every question that the voxels answer without doubt (`Candidate`), before any is chosen.
 
 Margins keep ambiguous cases out: classes close to a limit of their range, sides that differ by less
 than 10 % in volume or 20 HU, positions that differ by less than two voxels, organs or lesions of a
@@ -27,7 +27,7 @@ Reference = Mapping[str, Mapping[str, tuple[float, float]]]
 
 
 @dataclass(frozen=True)
-class Item:
+class Candidate:
     """One answerable question.
 
     `options` holds the answer and its distractors.  `value`, `unit`: of numeric answers.
@@ -68,16 +68,16 @@ def pairs(group: Mapping[str, Structure]) -> Iterator[tuple[str, Structure, Stru
             yield base, left, right
 
 
-def existence_items(scene: Scene) -> Iterator[Item]:
+def existence_candidates(scene: Scene) -> Iterator[Candidate]:
     for name, structure in scene.structures.items():
         seen = scene.present(name)
         if seen is not None and not re.match(r"rib_", name):
-            yield Item(
+            yield Candidate(
                 "organ_present", name, {"x": display(name)}, "yes" if seen else "no",
                 words.YES_NO, structure.seen if seen else (),
             )  # fmt: skip
         if seen and structure.lesion_ids and structure.lesions_certain:
-            yield Item(
+            yield Candidate(
                 "lesion_present", name, {"x": display(name), "w": structure.lesion_word},
                 "yes" if structure.lesions else "no", words.YES_NO, structure.seen,
                 diameters=structure.diameters,
@@ -85,7 +85,7 @@ def existence_items(scene: Scene) -> Iterator[Item]:
     for name, finding in scene.findings.items():
         seen = scene.present(name)
         if seen is not None:
-            yield Item(
+            yield Candidate(
                 "finding_present", name, {"x": display(name)}, "yes" if seen else "no",
                 words.YES_NO, finding.seen if seen else near(scene, name),
             )  # fmt: skip
@@ -122,50 +122,52 @@ def hu_class(structure: Structure, reference: Reference) -> str | None:
     return None if index is None else words.HU_CLASSES[index]
 
 
-def size_items(scene: Scene, reference: Reference, rng: np.random.Generator) -> Iterator[Item]:
+def size_candidates(
+    scene: Scene, reference: Reference, rng: np.random.Generator
+) -> Iterator[Candidate]:
     for structure in (*organs(scene), *scene.groups.values()):
         name, whole, ids = structure.name, structure.whole, structure.seen
         text = {"x": display(name)}
         if answer := size_class(structure, reference):
-            yield Item("size_class", name, text, answer, words.SIZE_CLASSES, ids)
+            yield Candidate("size_class", name, text, answer, words.SIZE_CLASSES, ids)
         if len(structure.lesions) == 1 and structure.lesions_certain and name not in scene.groups:
-            yield _diameter_item(structure, rng)
+            yield _diameter_candidate(structure, rng)
         assert whole is not None
         kind = "visible_volume" if whole.cut else "volume"
         value = round(whole.volume_ml, 0 if whole.volume_ml >= 10 else 1)
         factors = np.array((0.4, 0.55, 0.75, 1.35, 1.8, 2.4))
         options = _number_options(value, value * rng.permutation(factors)[:3], "mL")
         extra = {"cut": True} if whole.cut else {}
-        yield Item(kind, name, text, f"{value:g} mL", options, ids, value, "mL", extra=extra)
+        yield Candidate(kind, name, text, f"{value:g} mL", options, ids, value, "mL", extra=extra)
 
 
-def _diameter_item(structure: Structure, rng: np.random.Generator) -> Item:
+def _diameter_candidate(structure: Structure, rng: np.random.Generator) -> Candidate:
     value, text = round(structure.diameters[0]), {"x": display(structure.name)}
     others = value * rng.permutation(np.array((0.5, 0.7, 1.4, 1.8)))[:3]
-    return Item(
+    return Candidate(
         "lesion_diameter", structure.name, {**text, "w": structure.lesion_word}, f"{value:g} mm",
         _number_options(value, others, "mm"), structure.seen, float(value), "mm",
         diameters=structure.diameters,
     )  # fmt: skip
 
 
-def attenuation_items(
+def attenuation_candidates(
     scene: Scene, reference: Reference, rng: np.random.Generator
-) -> Iterator[Item]:
+) -> Iterator[Candidate]:
     for structure in (*organs(scene), *scene.groups.values()):
         name, tissue, text = structure.name, structure.tissue, {"x": display(structure.name)}
         if tissue is None:
             continue
         own = tuple(label for label in structure.seen if label in structure.ids)
         if answer := hu_class(structure, reference):
-            yield Item("hu_class", name, text, answer, words.HU_CLASSES, own)
+            yield Candidate("hu_class", name, text, answer, words.HU_CLASSES, own)
         value = float(round(tissue.mean_hu))
         if abs(value) >= 10:
             # Relative accuracy is ill-conditioned near 0 HU, so such means are not asked for.
             step = max(40.0, 0.35 * abs(value))
             shifts = step * rng.permutation(np.array((-3, -2, -1, 1, 2, 3)))[:3]
             options = _number_options(value, np.maximum(value + shifts, -1000), "HU")
-            yield Item("mean_hu", name, text, f"{value:g} HU", options, own, value, "HU")
+            yield Candidate("mean_hu", name, text, f"{value:g} HU", options, own, value, "HU")
         if structure.name in scene.groups:
             continue
         differences = [region.mean_hu - tissue.mean_hu for region in structure.lesions]
@@ -175,7 +177,7 @@ def attenuation_items(
             text = {**text, "w": structure.lesion_word}
             options, ids = ("brighter", "darker"), structure.seen
             diameters = structure.diameters
-            yield Item("lesion_density", name, text, answer, options, ids, diameters=diameters)
+            yield Candidate("lesion_density", name, text, answer, options, ids, diameters=diameters)
 
 
 def _number_options(value: float, others: np.ndarray, unit: str) -> tuple[str, ...]:
@@ -197,11 +199,11 @@ def _count_options(count: int, rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(str(n) for n in range(start, start + 4))
 
 
-def counting_items(scene: Scene, rng: np.random.Generator) -> Iterator[Item]:
+def counting_candidates(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
     for structure in organs(scene):
         if structure.lesion_ids and structure.lesions_certain:
             count = len(structure.lesions)
-            yield Item(
+            yield Candidate(
                 "lesion_count", structure.name,
                 {"x": display(structure.name), "w": structure.lesion_word}, str(count),
                 _count_options(count, rng), structure.seen, diameters=structure.diameters,
@@ -212,7 +214,7 @@ def counting_items(scene: Scene, rng: np.random.Generator) -> Iterator[Item]:
             continue
         count = sum(map(bool, seen))
         text, ids = {"n": plural(base)}, left.seen + right.seen
-        yield Item("pair_count", base, text, str(count), _count_options(count, rng), ids)
+        yield Candidate("pair_count", base, text, str(count), _count_options(count, rng), ids)
     for noun, pattern in FAMILIES.items():
         members = [name for name in scene.structures if re.fullmatch(pattern, name)]
         seen = [scene.present(name) for name in members]
@@ -220,4 +222,4 @@ def counting_items(scene: Scene, rng: np.random.Generator) -> Iterator[Item]:
             count = sum(map(bool, seen))
             ids = tuple(i for name in members for i in scene.structures[name].seen)
             options = _count_options(count, rng)
-            yield Item("family_count", noun, {"n": noun}, str(count), options, ids)
+            yield Candidate("family_count", noun, {"n": noun}, str(count), options, ids)

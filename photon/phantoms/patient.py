@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,11 +15,11 @@ from isal import igzip
 
 from photon.files import write_bytes
 from photon.phantoms.captions import reports
-from photon.phantoms.change import change_items
 from photon.phantoms.layout import AORTA, NAMES, ORGANS, SPINE, PhantomConfig
 from photon.phantoms.phantom import make_patient, make_phantom
-from photon.questions.from_masks import find_items
-from photon.questions.items import Item, Reference
+from photon.questions.candidates import Candidate, Reference
+from photon.questions.change import change_candidates
+from photon.questions.from_masks import find_candidates
 from photon.questions.measure import measure
 
 # Aorta and spine are context, the same in every phantom.
@@ -53,7 +54,7 @@ class Asked:
 
     volumes: tuple[str, ...]
     labels: tuple[str, ...]
-    items: list[Item]
+    candidates: list[Candidate]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def write_patient(patient: Patient) -> Written:
         scene = measure(phantom.array, phantom.labels, phantom.affine, QUESTION_NAMES)
         scenes.append(scene)
         rng = np.random.default_rng(zlib.crc32(f"{patient.seed}/{name}".encode()))
-        asked.append(Asked((ct,), (labels,), _asked(find_items(scene, patient.reference, rng))))
+        asked.append(
+            Asked((ct,), (labels,), _asked(find_candidates(scene, patient.reference, rng)))
+        )
         facts = {"facts": phantom.facts, "split": patient.split}
         where = {"volume": ct, "labels": labels, "patient": patient.name, "extra": facts}
         seed = zlib.crc32(name.encode())
@@ -88,13 +91,12 @@ def write_patient(patient: Patient) -> Written:
     if patient.follow_up:
         first, second = asked
         both = first.volumes + second.volumes, first.labels + second.labels
-        asked.append(Asked(*both, _asked(change_items(*scenes))))
+        asked.append(Asked(*both, _asked(change_candidates(*scenes))))
     return Written(asked, [report.to_row() for report in told], digests)
 
 
-def _asked(items) -> list[Item]:
-    constant = CONSTANT_KINDS
-    return [i for i in items if i.kind not in constant and f"{i.kind}:{i.organ}" not in constant]
+def _asked(candidates: Iterable[Candidate]) -> list[Candidate]:
+    return [c for c in candidates if not {c.kind, f"{c.kind}:{c.organ}"} & CONSTANT_KINDS]
 
 
 def write_nifti(

@@ -14,13 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from photon.errors import InputError
 from photon.files import WriteError, write_text
-from photon.volume.declared import ScanHeader
 from photon.volume.dicom import is_dicom, slice_files
 from photon.volume.geometry import Preparation
-from photon.volume.images.kinds import Source, kind_of, label, locate, names
 from photon.volume.pool import WorkerDied, run_cases, worker_count
 from photon.volume.reader import find_sources
+from photon.volume.sources import Source, kind_of, label, locate, names
 from photon.volume.store import VolumeStore
+from photon.volume.types import ScanHeader
 
 BAD_CASES = "bad_cases.jsonl"
 _BYTES_A_PROCESS = 64 << 20  # some seconds of reading and resampling

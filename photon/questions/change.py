@@ -1,11 +1,11 @@
-"""What changed between two scans of one patient: items of two scenes of the same structures."""
+"""What changed between two scans of one patient: candidates of their two scenes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from photon.questions import templates as words
-from photon.questions.items import Item, near, pairs
+from photon.questions.candidates import Candidate, near, pairs
 from photon.questions.label_names import display
 from photon.questions.measure import Scene, Structure
 from photon.questions.spatial import LESION_RATIO, side_set
@@ -13,7 +13,7 @@ from photon.questions.spatial import LESION_RATIO, side_set
 STABLE_RATIO = 1.06  # of two diameters, below which a lesion is called stable
 
 
-def change_items(before: Scene, after: Scene) -> Iterator[Item]:
+def change_candidates(before: Scene, after: Scene) -> Iterator[Candidate]:
     """Everything that two label maps answer without doubt about the change between them.
 
     A lesion is new where an organ had none before, resolved where it has none any more, and
@@ -23,14 +23,14 @@ def change_items(before: Scene, after: Scene) -> Iterator[Item]:
     for name, first in before.structures.items():
         second = after.structures[name]
         if _comparable(before, after, name):
-            yield from _lesion_items(first, second)
+            yield from _lesion_candidates(first, second)
     for base, left, right in pairs(before.structures):
         if _comparable(before, after, left.name) and _comparable(before, after, right.name):
             both = [(side, after.structures[side.name]) for side in (left, right)]
             answer = side_set(*(_status(*pair) == "new" for pair in both))
             scans = [scan for pair in both for scan in pair]
             text = {"x": display(base), "w": left.lesion_word}
-            yield _item("new_side", base, text, answer, words.SIDE_SETS, *scans)
+            yield _candidate("new_side", base, text, answer, words.SIDE_SETS, *scans)
     for name in before.findings:
         seen = (before.present(name), after.present(name))
         if None not in seen:
@@ -41,7 +41,7 @@ def change_items(before: Scene, after: Scene) -> Iterator[Item]:
             }
             answer, text = _called(*map(bool, seen)), {"x": display(name)}
             options = words.STATUSES
-            yield Item("finding_status", name, text, answer, options, tuple(sorted(ids)))
+            yield Candidate("finding_status", name, text, answer, options, tuple(sorted(ids)))
 
 
 def _comparable(before: Scene, after: Scene, name: str) -> bool:
@@ -67,30 +67,30 @@ def _status(first: Structure, second: Structure) -> str:
     return _called(bool(first.lesions), bool(second.lesions))
 
 
-def _lesion_items(first: Structure, second: Structure) -> Iterator[Item]:
+def _lesion_candidates(first: Structure, second: Structure) -> Iterator[Candidate]:
     name, status = first.name, _status(first, second)
     text = {"x": display(name), "w": first.lesion_word}
     for kind, wanted in (("lesion_new", "new"), ("lesion_resolved", "resolved")):
         answer = "yes" if status == wanted else "no"
-        yield _item(kind, name, text, answer, words.YES_NO, first, second)
-    yield _item("lesion_status", name, text, status, words.STATUSES, first, second)
+        yield _candidate(kind, name, text, answer, words.YES_NO, first, second)
+    yield _candidate("lesion_status", name, text, status, words.STATUSES, first, second)
     if len(first.lesions) == len(second.lesions) == 1:
         ratio = second.diameters[0] / first.diameters[0]
         if max(ratio, 1 / ratio) <= STABLE_RATIO:
-            yield _item("lesion_change", name, text, "stable", words.CHANGES, first, second)
+            yield _candidate("lesion_change", name, text, "stable", words.CHANGES, first, second)
         elif max(ratio, 1 / ratio) >= LESION_RATIO:
             answer = "grown" if ratio > 1 else "shrunk"
-            yield _item("lesion_change", name, text, answer, words.CHANGES, first, second)
+            yield _candidate("lesion_change", name, text, answer, words.CHANGES, first, second)
 
 
-def _item(
+def _candidate(
     kind: str,
     organ: str,
     text: dict[str, str],
     answer: str,
     options: tuple[str, ...],
     *scans: Structure,
-) -> Item:
+) -> Candidate:
     ids = tuple(sorted({label for scan in scans for label in scan.seen}))
     diameters = tuple(d for scan in scans for d in scan.diameters)
-    return Item(kind, organ, text, answer, options, ids, diameters=diameters)
+    return Candidate(kind, organ, text, answer, options, ids, diameters=diameters)
