@@ -15,7 +15,7 @@ from photon.batch.batch import VolumeBatch
 from photon.batch.dataset import Collate
 from photon.losses import answer_loss
 from photon.model.photon import Output, PhotonModel
-from photon.weights.checks import check_preparation
+from photon.weights.checks import check_trained
 from tasks.datamodule import Kind
 from tasks.sharding import FullySharded, shard
 
@@ -108,7 +108,7 @@ class PhotonTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises InputError where the checkpoint was trained on volumes prepared otherwise."""
         spec = checkpoint if "preparation" in checkpoint else None
-        check_preparation("the checkpoint to resume from", spec, self.model.preparation)
+        check_trained("the checkpoint to resume from", spec, self.model.preparation)
 
     def answer_term(self, output: Output, use: Tensor | None = None) -> Tensor:
         """Cross-entropy averaged over the batch's questions; those outside `use` count as zero."""

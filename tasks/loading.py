@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from photon.model.photon import PhotonModel
-from photon.weights.attach import check_threshold, replace_pruner
-from photon.weights.checkpoints import load_export, weights_folder
+from photon.weights.checkpoints import load_export, replace_pruner, weights_folder
+from photon.weights.checks import check_threshold
 from photon.weights.device import find_device
 from tasks.schema import instantiate
 

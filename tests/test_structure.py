@@ -41,9 +41,6 @@ UNTIL_MENDED = {
     "photon.model.generate -> photon.weights.hf",
     "photon.model.decoding -> photon.model.photon",
     "photon.model.generate -> photon.model.photon",
-    "photon.weights.auto -> photon.weights.hf",
-    "photon.weights.backbone -> photon.weights.auto",
-    "photon.weights.official -> photon.weights.loading",
 }
 FORBIDDEN = {
     "photon": {"lightning", "pytorch_lightning", "hydra", "omegaconf", "tasks", "train", "eval"},

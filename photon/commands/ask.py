@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from photon.model.dialogue import Dialogue
     from photon.pruning.named import find_pruner
     from photon.volume.store import VolumeStore
-    from photon.weights.attach import check_threshold, replace_pruner
-    from photon.weights.checkpoints import load_export
+    from photon.weights.checkpoints import load_export, replace_pruner
+    from photon.weights.checks import check_threshold
 
     if args.question is not None and not args.question.strip():
         raise InputError("the question is empty: write it in quotes after the volume")

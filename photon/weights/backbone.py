@@ -1,7 +1,4 @@
-"""Stock backbones, Qwen2.5-VL and Qwen3-VL: their configurations, and untrained modules.
-
-`photon.weights.loading` fills them from a checkpoint.
-"""
+"""Stock backbones, Qwen2.5-VL and Qwen3-VL: their configurations, and untrained modules."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from transformers import (
 
 from photon.errors import InputError, did_you_mean
 from photon.questions.prompts import token_id
-from photon.weights.auto import PREFIX
+from photon.weights.keys import EXPORTED
 
 _TOKEN_IDS = {
     "image_token_id": "<|image_pad|>",
@@ -132,7 +129,7 @@ def read_config(folder: str | Path) -> PreTrainedConfig:
             f"no readable config.json in {folder}: give model.pretrained a directory or hub name "
             "of a Qwen2.5-VL or Qwen3-VL checkpoint"
         ) from error
-    raw["model_type"] = str(raw.get("model_type")).removeprefix(PREFIX)  # of an export
+    raw["model_type"] = str(raw.get("model_type")).removeprefix(EXPORTED)  # of an export
     if raw["model_type"] not in FAMILIES:
         titles = " or ".join(family.title for family in FAMILIES.values())
         raise InputError(
@@ -159,25 +156,19 @@ def empty_backbone(config: PreTrainedConfig, dtype: torch.dtype = torch.float32)
         for name, child in list(parent.named_children()):
             if hasattr(child, "inv_freq"):
                 setattr(parent, name, type(child)(child.config))
-    return cast_parameters(model, dtype)
+    return _cast(model, dtype)
 
 
 def new_backbone(
-    config: PreTrainedConfig,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    config: PreTrainedConfig, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> nn.Module:
-    """A backbone with the stock random initialisation, by `seed`; empty on `meta`."""
-    if str(device) == "meta":
-        return empty_backbone(config, dtype)
+    """A backbone with the stock random initialisation, by `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = FAMILIES[config.model_type].model(config)
-    return cast_parameters(model, dtype).to(device)
+        return _cast(FAMILIES[config.model_type].model(config), dtype)
 
 
-def cast_parameters(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Parameters in `dtype`, in place; the rotary frequencies need float32 and stay in it."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -202,13 +193,16 @@ def replace_patch_embedding(
     width, channels, depth, *plane = old.weight.shape
     if (depth, channels) == (temporal_patch_size, in_channels):
         return False
-    if init == "inflate" and temporal_patch_size % depth:
-        raise ValueError(
-            f"model.patch_init=inflate: a patch of {temporal_patch_size} slices cannot take over "
-            f"one of {depth}; use a multiple"
-        )
     if init == "inflate":
-        kernel = _inflate(old.weight.detach(), temporal_patch_size, in_channels)
+        if temporal_patch_size % depth:
+            raise ValueError(
+                f"model.patch_init=inflate: a patch of {temporal_patch_size} slices cannot take "
+                f"over one of {depth}; use a multiple"
+            )
+        kernel, repeat = old.weight.detach(), temporal_patch_size // depth
+        if channels != in_channels:
+            kernel = kernel.sum(1, keepdim=True).expand(-1, in_channels, -1, -1, -1) / in_channels
+        kernel = kernel.repeat_interleave(repeat, 2) / repeat
     else:
         generator = torch.Generator().manual_seed(seed)
         shape = (width, in_channels, temporal_patch_size, *plane)
@@ -223,11 +217,3 @@ def replace_patch_embedding(
     patch.temporal_patch_size, patch.in_channels = temporal_patch_size, in_channels
     config.temporal_patch_size, config.in_channels = temporal_patch_size, in_channels
     return True
-
-
-def _inflate(kernel: torch.Tensor, depth: int, channels: int) -> torch.Tensor:
-    """(width, C, d, h, w) to (width, channels, depth, h, w) and the same sum."""
-    if channels != kernel.shape[1]:
-        kernel = kernel.sum(1, keepdim=True).expand(-1, channels, -1, -1, -1) / channels
-    repeat = depth // kernel.shape[2]
-    return kernel.repeat_interleave(repeat, 2) / repeat

@@ -1,8 +1,8 @@
 """Models from a configuration, and exports: a folder that stock Transformers can load too.
 
-An export holds `config.json` (see `photon.weights.auto`) and `model.safetensors` in the stock
-layout, the tokenizer, `photon.json` (pruner, preparation, positions, provenance) and
-`pruner.safetensors`.
+An export holds `config.json` with a `model_type` of its own (see `photon.weights.auto`),
+`model.safetensors` in the stock layout, the tokenizer, `photon.json` (pruner, preparation,
+positions, provenance) and `pruner.safetensors`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from photon.model.photon import PhotonModel
 from photon.pruning.base import Pruner
 from photon.pruning.named import find_pruner, name_of
 from photon.volume.preparation import Preparation, check_size
-from photon.weights.auto import mark_export
 from photon.weights.backbone import (
     backbone_config,
     check_tokenizer,
+    empty_backbone,
     find_family,
     new_backbone,
     replace_patch_embedding,
 )
-from photon.weights.checks import (
-    READING,
-    check_channels,
-    check_preparation,
-    check_reading,
-    check_shape,
+from photon.weights.checks import READING, check_channels, check_shape, check_trained
+from photon.weights.device import find_device, find_dtype
+from photon.weights.keys import EXPORTED
+from photon.weights.loading import (
+    PRUNER_FILE,
+    Checkpoint,
+    open_checkpoint,
+    take_weights,
 )
-from photon.weights.device import find_device
-from photon.weights.loading import PRUNER_FILE, Checkpoint, LoadReport, find_dtype, open_checkpoint
 from photon.weights.official import official_spec
 from photon.weights.shards import checkpoint_folder
 
@@ -84,34 +84,35 @@ def build_model(
     """
     if isinstance(preparation, Mapping):
         preparation = Preparation.from_dict(dict(preparation))
-    check_channels(preparation, vision.get("in_channels", 3), image_mean, image_std)
-    slices, device = vision.get("temporal_patch_size", 2), find_device(device)
+    channels, slices = vision.get("in_channels", 3), vision.get("temporal_patch_size", 2)
+    check_channels(preparation, channels, image_mean=image_mean, image_std=image_std)
     patch = vision.get("patch_size", find_family(family).patch)
     check_size(preparation.size, patch, slices * slab)
-    reading = {
-        "depth_stride": depth_stride,
-        "slab": slab,
-        "image_mean": image_mean,
-        "image_std": image_std,
-        "positions": positions,
-    }
+    given, device = locals(), find_device(device)
+    reading = {key: given[key] for key in READING}
     if device == "meta" or pretrained is None:
         words = load_tokenizer(tokenizer) if tokenizer or device != "meta" else None
-        config = backbone_config(text, vision, words, family)
-        backbone = new_backbone(config, seed, find_dtype(dtype, None), device)
+        config, precision = backbone_config(text, vision, words, family), find_dtype(dtype)
+        if device == "meta":
+            backbone = empty_backbone(config, precision)
+        else:
+            backbone = new_backbone(config, seed, precision).to(device)
     else:
         checkpoint = open_checkpoint(weights_folder(pretrained))
         words = load_tokenizer(tokenizer or str(checkpoint.folder))
         check_tokenizer(checkpoint.config, words)
         check_shape(pretrained, checkpoint.config, text, vision, family)
-        channels, seen = vision.get("in_channels", 3), checkpoint.config.vision_config
+        seen = checkpoint.config.vision_config
         kept = (slices, channels) == (seen.temporal_patch_size, seen.in_channels)
-        spec = _spec_of(checkpoint)
-        check_preparation(checkpoint.folder, spec, preparation, kept)
-        check_reading(checkpoint.folder, spec, reading, kept)
-        backbone = checkpoint.load_backbone(find_dtype(dtype, checkpoint), device)
-        replaced = replace_patch_embedding(backbone, slices, channels, patch_init, seed)
-        logger.info(_fill_pruner(checkpoint, pruner, replaced))
+        check_trained(checkpoint.folder, _spec_of(checkpoint), preparation, reading, kept)
+        backbone = checkpoint.load_backbone(find_dtype(dtype, checkpoint.dtype), device)
+        new = []
+        if replace_patch_embedding(backbone, slices, channels, patch_init, seed):
+            new.append("model.visual.patch_embed.proj.weight")
+        filled = pruner is not None and checkpoint.load_pruner(pruner)
+        if pruner is not None and not filled:
+            new += [f"pruner.{name}" for name in pruner.state_dict()]
+        logger.info(checkpoint.report(new, filled))
     options = {**reading, "checkpointing": checkpointing, "air": air}
     model = PhotonModel(backbone, pruner, attention, kv, words, preparation, **options)
     return model.train()
@@ -122,13 +123,15 @@ def weights_folder(name: str) -> Path:
     return WEIGHTS / name if name in BUILT_IN else checkpoint_folder(name)
 
 
-def _fill_pruner(checkpoint: Checkpoint, pruner: Pruner | None, replaced: bool) -> LoadReport:
-    """Give `pruner` the stored weights of one of its own shape, and say what is new."""
-    new = ["model.visual.patch_embed.proj.weight"] if replaced else []
-    filled = pruner is not None and checkpoint.load_pruner(pruner)
-    if pruner is not None and not filled:
-        new += [f"pruner.{name}" for name in pruner.state_dict()]
-    return checkpoint.report(new, filled)
+def replace_pruner(model: PhotonModel, pruner: Pruner | None) -> None:
+    """Put `pruner` on a loaded model in place of its own; None makes it keep every token.
+
+    It takes over the weights of one of the same shape, so that a trained threshold can be asked
+    under other switches (training-free pruning, Table 7).
+    """
+    if pruner is not None and model.pruner is not None:
+        take_weights(pruner, model.pruner.state_dict())
+    model.pruner = pruner
 
 
 def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
@@ -158,7 +161,9 @@ def save_export(
     folder.mkdir(parents=True, exist_ok=True)
     backbone = model.backbone if dtype is None else copy.deepcopy(model.backbone).to(dtype)
     backbone.save_pretrained(folder)
-    mark_export(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = EXPORTED + config["model_type"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     model.tokenizer.save_pretrained(folder)
     pruner = None
     if model.pruner is not None:
@@ -200,9 +205,9 @@ def load_export(
             f"{folder} has no photon.json: give the export/ folder that training wrote, or build "
             "a model from these weights (model=photon_max model.pretrained=FOLDER)"
         )
-    pruner = None
-    if spec["pruner"] is not None:
-        pruner = find_pruner(spec["pruner"]["name"])(**spec["pruner"]["options"])
+    pruner = spec["pruner"]
+    if pruner is not None:
+        pruner = find_pruner(pruner["name"])(**pruner["options"])
         if not checkpoint.load_pruner(pruner):
             raise InputError(
                 f"{folder / PRUNER_FILE} is missing or does not fit photon.json: export the model "
@@ -228,7 +233,8 @@ def _spec_of(checkpoint: Checkpoint) -> dict | None:
     """photon.json, or what it would say of a checkpoint of the authors'; None for a stock one."""
     spec = read_spec(checkpoint.folder)
     if spec is None and checkpoint.layout.title == "official":
-        spec = official_spec(checkpoint)
+        spec = official_spec(checkpoint.config, bool(checkpoint.pruner))
+        spec["provenance"] = {"official": str(checkpoint.folder)}
     # Exports older than a key had no other value.
     return spec if spec is None else {"positions": "trained", "air": None, **spec}
 

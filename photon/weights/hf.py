@@ -24,8 +24,6 @@ from transformers import (
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
-    Qwen2_5_VLConfig,
-    Qwen3VLConfig,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -34,8 +32,9 @@ from photon.model.decoding import Decoding
 from photon.model.generate import begin, read_for
 from photon.model.photon import PhotonModel, Stage
 from photon.pruning.base import Keep, Pruner
-from photon.weights.auto import PREFIX
+from photon.weights.backbone import FAMILIES
 from photon.weights.checkpoints import load_export, save_export
+from photon.weights.keys import EXPORTED
 
 # What the Auto classes hand on beside the user's options.
 _HUB = {"config", "trust_remote_code", "adapter_kwargs", "_from_auto"}
@@ -46,16 +45,13 @@ _OUTPUTS = {field.name for field in dataclasses.fields(CausalLMOutputWithPast)}
 _CACHE = "cache" if "cache" in _OUTPUTS else "past_key_values"
 
 
-class PhotonQwen25VLConfig(Qwen2_5_VLConfig):
-    """config.json of an export of a Qwen2.5-VL backbone."""
-
-    model_type = PREFIX + Qwen2_5_VLConfig.model_type
-
-
-class PhotonQwen3VLConfig(Qwen3VLConfig):
-    """config.json of an export of a Qwen3-VL backbone."""
-
-    model_type = PREFIX + Qwen3VLConfig.model_type
+# config.json of an export: the stock configuration under another `model_type`.
+CONFIGS = {
+    EXPORTED + name: type(
+        f"Photon{family.config.__name__}", (family.config,), {"model_type": EXPORTED + name}
+    )
+    for name, family in FAMILIES.items()
+}
 
 
 class DecodingCache(Cache):
@@ -70,9 +66,6 @@ class DecodingCache(Cache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.decoding.reorder(beam_idx)
-
-
-CONFIGS = {config.model_type: config for config in (PhotonQwen25VLConfig, PhotonQwen3VLConfig)}
 
 
 class PhotonForVolumeQuestions(PreTrainedModel, GenerationMixin):

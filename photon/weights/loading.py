@@ -7,7 +7,7 @@ Here names, shapes and files are compared before any data is read, and every dif
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from photon.weights.shards import (
     read_tensors,
 )
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PRUNER_FILE = "pruner.safetensors"
 _HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 
@@ -87,16 +86,8 @@ class Checkpoint:
         return model.to(device).requires_grad_(True)
 
     def load_pruner(self, pruner: nn.Module) -> bool:
-        """Fill `pruner`, in float32, if the stored weights are its own by name and shape."""
-        ours = {name: tuple(value.shape) for name, value in pruner.state_dict().items()}
-        if ours != {name: one.shape for name, one in self.pruner.items()}:
-            return False
-        pruner.load_state_dict(self.pruner_state())
-        return True
-
-    def pruner_state(self) -> dict[str, Tensor]:
-        """The stored weights of the pruner, in float32: a threshold is compared with scores."""
-        return read_tensors(self.pruner, torch.float32, "cpu")
+        """`take_weights` from the file, in float32: a threshold is compared with scores."""
+        return take_weights(pruner, read_tensors(self.pruner, torch.float32, "cpu"))
 
     def report(self, new: Sequence[str] = (), pruner: bool = False) -> LoadReport:
         """The account of a load; `pruner` says whether its weights were used."""
@@ -168,27 +159,10 @@ def _few(names: Sequence[str], n: int = 5) -> str:
     return ", ".join(names[:n]) + more
 
 
-def load_backbone(
-    path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
-) -> nn.Module:
-    """The backbone of a stock or official checkpoint, or of an export. Raises InputError."""
-    return open_checkpoint(path).load_backbone(dtype, device)
-
-
-def find_dtype(name: str, checkpoint: Checkpoint | None) -> torch.dtype:
-    """The precision that `model.dtype` names; `auto` is that of the checkpoint.
-
-    Raises ValueError for another name, and InputError for a checkpoint in float16: activations of
-    these models overflow it.
-    """
-    if name != "auto":
-        if name not in DTYPES:
-            raise ValueError(f"model.dtype={name!r}: legal values are {', '.join(DTYPES)}, auto")
-        return DTYPES[name]
-    dtype = torch.float32 if checkpoint is None else checkpoint.dtype
-    if dtype not in DTYPES.values():
-        stored = str(dtype).removeprefix("torch.")
-        raise InputError(
-            f"{checkpoint.folder} is stored in {stored}: set model.dtype to {' or '.join(DTYPES)}"
-        )
-    return dtype
+def take_weights(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Fill a module if the weights are its own by name and shape; whether they were."""
+    ours = module.state_dict()
+    if {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in state.items()}:
+        return False
+    module.load_state_dict(state)
+    return True

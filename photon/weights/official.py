@@ -5,16 +5,13 @@ Source: the released code (alibaba-damo-academy/Photon), which fixes all of this
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import PreTrainedConfig
 
 from photon.pruning.threshold import ThresholdPredictor
 from photon.volume.preparation import Preparation
 from photon.weights.keys import PRUNER
-
-if TYPE_CHECKING:
-    from photon.weights.loading import Checkpoint
 
 # The switches of conf/pruner/photon_official.yaml; a test holds the two together.
 PRUNER_PROFILE = {
@@ -38,21 +35,19 @@ def pruner_shapes(config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     return {f"{PRUNER}predictor.{name}": tuple(value.shape) for name, value in state.items()}
 
 
-def official_spec(checkpoint: Checkpoint) -> dict[str, Any]:
+def official_spec(config: PreTrainedConfig, prunes: bool) -> dict[str, Any]:
     """What an export's photon.json says, for a checkpoint in the official layout.
 
     S1 has no threshold predictor and prunes nothing. Layers 0 to n/4 - 1 run at full length.
     """
-    n = checkpoint.config.text_config.num_hidden_layers
-    hidden = predictor_width(checkpoint.config)
-    options = {**PRUNER_PROFILE, "layer": (n // 4) / n, "hidden": hidden}
+    n = config.text_config.num_hidden_layers
+    options = {**PRUNER_PROFILE, "layer": (n // 4) / n, "hidden": predictor_width(config)}
     return {
-        "pruner": {"name": "photon", "options": options} if checkpoint.pruner else None,
+        "pruner": {"name": "photon", "options": options} if prunes else None,
         "preparation": Preparation.preset("official").to_dict(),
         "depth_stride": DEPTH_STRIDE,
         "slab": 1,
         "image_mean": 0.0,
         "image_std": 1.0,
         "kv": "compact",
-        "provenance": {"official": str(checkpoint.folder)},
     }

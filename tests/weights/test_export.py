@@ -7,9 +7,9 @@ from photon.errors import InputError
 from photon.pruning.baselines.uniform import UniformPruner
 from photon.pruning.its import PhotonPruner
 from photon.volume.preparation import Preparation
-from photon.weights.attach import check_threshold, replace_pruner
 from photon.weights.backbone import FAMILIES, replace_patch_embedding
-from photon.weights.checkpoints import build_model, load_export, save_export
+from photon.weights.checkpoints import build_model, load_export, replace_pruner, save_export
+from photon.weights.checks import check_threshold
 from photon.weights.loading import open_checkpoint
 from tests.weights.checkpoint_files import shapes, stock_model
 

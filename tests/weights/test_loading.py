@@ -10,7 +10,8 @@ from photon.errors import InputError
 from photon.volume.preparation import Preparation
 from photon.weights.backbone import FAMILIES, empty_backbone, read_config
 from photon.weights.checkpoints import build_model, load_tokenizer
-from photon.weights.loading import find_dtype, load_backbone, open_checkpoint
+from photon.weights.device import find_dtype
+from photon.weights.loading import open_checkpoint
 from tests.weights.checkpoint_files import shapes, stock_model, stored_state, write
 
 SIZE = Preparation(spacing=(3, 3, 3), crop=(112, 224, 224), size=(112, 224, 224))
@@ -35,7 +36,7 @@ def assert_same(model, reference):
 def test_every_layout_loads_bitwise(tmp_path, family, layout, tied, shards):
     stock = stock_model(family, tied)
     write(tmp_path, stock, stored_state(stock, layout), shards)
-    assert_same(load_backbone(tmp_path), stock)
+    assert_same(open_checkpoint(tmp_path).load_backbone(), stock)
     report = open_checkpoint(tmp_path).report()
     assert (report.layout, report.new, report.unused) == (layout, (), ())
     assert sorted(report.loaded) == sorted(stored_state(stock, layout))
@@ -46,7 +47,7 @@ def test_what_the_stock_class_saves_loads_bitwise(tmp_path, family):
     stock = stock_model(family)
     stock.save_pretrained(tmp_path, max_shard_size="50KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    assert_same(load_backbone(tmp_path), stock)
+    assert_same(open_checkpoint(tmp_path).load_backbone(), stock)
 
 
 def test_the_older_layout_is_the_one_that_the_stock_class_reads(tmp_path):
@@ -55,7 +56,7 @@ def test_the_older_layout_is_the_one_that_the_stock_class_reads(tmp_path):
     write(tmp_path, stock, stored_state(stock, "older"))
     theirs, info = FAMILIES["qwen2_5_vl"].model.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    assert_same(load_backbone(tmp_path), theirs)
+    assert_same(open_checkpoint(tmp_path).load_backbone(), theirs)
 
 
 def test_the_hubs_flat_configuration_is_read_whole(tmp_path):
@@ -74,7 +75,9 @@ def test_the_hubs_flat_configuration_is_read_whole(tmp_path):
     assert config.text_config.rope_parameters["mrope_section"] == [1, 2, 1]
     assert config.text_config.hidden_size == 32 and config.tie_word_embeddings
     assert config.vision_config.in_channels == 3
-    assert torch.equal(load_backbone(tmp_path).lm_head.weight, stock.lm_head.weight)
+    assert torch.equal(
+        open_checkpoint(tmp_path).load_backbone().lm_head.weight, stock.lm_head.weight
+    )
 
 
 def test_a_tied_head_that_is_stored_must_be_the_embedding(tmp_path):
@@ -82,35 +85,35 @@ def test_a_tied_head_that_is_stored_must_be_the_embedding(tmp_path):
     state = stored_state(stock)
     head = state["model.language_model.embed_tokens.weight"].clone()
     write(tmp_path, stock, {**state, "lm_head.weight": head})
-    assert_same(load_backbone(tmp_path), stock)
+    assert_same(open_checkpoint(tmp_path).load_backbone(), stock)
     assert open_checkpoint(tmp_path).report().unused == ("lm_head.weight",)
     write(tmp_path, stock, {**state, "lm_head.weight": head + 1})
     with pytest.raises(InputError, match="ties the head.*lm_head.weight differs"):
-        load_backbone(tmp_path)
+        open_checkpoint(tmp_path).load_backbone()
 
 
 def test_precision_is_the_asked_one(tmp_path):
     stock = stock_model("qwen3_vl").to(torch.bfloat16)
     write(tmp_path, stock, stored_state(stock))
     found = open_checkpoint(tmp_path)
-    assert find_dtype("auto", found) == torch.bfloat16
-    wide = found.load_backbone(find_dtype("float32", found))
+    assert find_dtype("auto", found.dtype) == torch.bfloat16
+    wide = found.load_backbone(find_dtype("float32", found.dtype))
     assert {p.dtype for p in wide.parameters()} == {torch.float32}
     assert_same(wide.to(torch.bfloat16), stock)
     narrow = found.load_backbone(torch.bfloat16)
     assert {b.dtype for b in narrow.buffers()} == {torch.float32}  # rotary frequencies
     with pytest.raises(ValueError, match="model.dtype='float16': legal values are float32"):
-        find_dtype("float16", found)
+        find_dtype("float16", found.dtype)
     write(tmp_path, stock.half(), stored_state(stock.half()))
     with pytest.raises(InputError, match="stored in float16: set model.dtype to float32"):
-        find_dtype("auto", open_checkpoint(tmp_path))
+        find_dtype("auto", open_checkpoint(tmp_path).dtype)
 
 
 def test_a_loaded_model_does_not_lean_on_its_file(tmp_path):
     """Weights are copies: an export may be written over the checkpoint that it came from."""
     stock = stock_model()
     file = write(tmp_path, stock, stored_state(stock)) / "model.safetensors"
-    model = load_backbone(tmp_path)
+    model = open_checkpoint(tmp_path).load_backbone()
     file.write_bytes(bytes(file.stat().st_size))
     assert_same(model, stock)
 
@@ -169,7 +172,7 @@ def test_damaged_files_are_named_before_any_weight_is_read(tmp_path):
     with pytest.raises(InputError, match="holds both model.safetensors and"):
         open_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    assert_same(load_backbone(tmp_path), stock)
+    assert_same(open_checkpoint(tmp_path).load_backbone(), stock)
 
 
 def test_weights_that_are_not_a_backbones_are_refused(tmp_path):

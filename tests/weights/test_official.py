@@ -155,8 +155,7 @@ def test_the_files_of_the_configuration_are_the_released_profile():
     from tests.test_configs import compose
 
     config = compose("model=photon_official", "pruner=photon_official")
-    checkpoint = type("", (), {"config": stock_model().config, "pruner": {"a": 1}, "folder": "x"})
-    spec = official_spec(checkpoint)
+    spec = official_spec(stock_model().config, prunes=True)
     assert Preparation.from_dict(dict(config.model.preparation)) == OFFICIAL
     assert Preparation.from_dict(spec["preparation"]) == OFFICIAL
     for key in ("depth_stride", "slab", "image_mean", "image_std", "kv"):
