@@ -77,10 +77,16 @@ class VolumeEncoder(nn.Module):
     def embed_patches(self, patches: Tensor) -> Tensor:
         """(P, voxels) to (P, C): the 3D patch embedding, kernel = stride (Eq. 1).
 
-        Without bias in Qwen2.5-VL; Qwen3-VL has one.
+        Without bias in Qwen2.5-VL; Qwen3-VL has one. The product is in float32 at least, whatever
+        the model and autocast compute in: voxels of [0, 1] in bfloat16 are steps of 4 to 8 HU.
         """
-        proj = self.visual.patch_embed.proj
-        return F.linear(patches, proj.weight.flatten(1), proj.bias)
+        proj, device = self.visual.patch_embed.proj, patches.device.type
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        autocast = torch.is_autocast_enabled(device)
+        bias = None if proj.bias is None else proj.bias.to(dtype)
+        with torch.autocast(device, enabled=False):
+            hidden = F.linear(patches.to(dtype), proj.weight.flatten(1).to(dtype), bias)
+        return hidden.to(torch.get_autocast_dtype(device) if autocast else self.dtype)
 
     def forward(
         self, patches: Tensor, grids: list[Grid], present: Tensor | None = None

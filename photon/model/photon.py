@@ -196,7 +196,7 @@ class PhotonModel(nn.Module):
         if not grids:
             width = self.backbone.config.text_config.hidden_size
             return VisualFeatures(torch.zeros(0, width, device=batch.patches.device))
-        patches = self.normalize(batch.patches).to(self.encoder.dtype)
+        patches = self.normalize(batch.patches)
         return self.encoder(patches, grids, torch.cat(batch.present))
 
     def normalize(self, patches: Tensor) -> Tensor:

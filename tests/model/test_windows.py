@@ -83,3 +83,20 @@ def test_numbers_that_do_not_fit_the_channels_are_named():
         build(WINDOWS[:2], 3)
     with pytest.raises(InputError, match="image_mean has 3 numbers for.*in_channels=1"):
         build(image_mean=[0.5, 0.4, 0.3])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_three_hu_are_seen_in_bfloat16(dtype):
+    """Voxels of [0, 1] in bfloat16 are steps of 8 HU near 800: a texture of 3 would be gone."""
+    model = build(dtype=dtype)
+    kernel = model.backbone.model.visual.patch_embed.proj.weight.flatten(1)
+    centred = kernel.detach().float()
+    kernel.data.copy_(centred - centred.mean(1, keepdim=True))
+    kernel = kernel.detach().float()
+    patches = 0.9 + 3 / 2000 * kernel[:1].sign()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "float32"):
+        seen = model.encoder.embed_patches(model.normalize(patches))
+        nothing = model.encoder.embed_patches(model.normalize(torch.full_like(patches, 0.9)))
+    assert seen.dtype == torch.bfloat16
+    contrast = (seen - nothing)[0, 0].item()
+    assert contrast == pytest.approx(3 / 2000 * kernel[0].abs().sum().item(), rel=0.05)
