@@ -11,32 +11,25 @@ import torch
 from torch import Tensor
 
 from photon.batch.batch import VolumeBatch
-from photon.batch.supervision import SupervisedCollate, evidence_shares
+from photon.batch.dataset import Collate
 from photon.losses import (
     Band,
     Occasional,
     Routing,
     band_loss,
     flip_loss,
-    pointing_loss,
     retention_ratio,
     robust_loss,
 )
 from photon.model.photon import Output, PhotonModel
 from photon.pruning.base import Selection
-from photon.pruning.its import PhotonPruner
 from photon.volume.perturb import perturb, sample_perturbation
 from photon.weights.lora import Lora, add_adapters, merge_adapters, save_adapters
 from tasks.base import Optimizer, PhotonTask
 from tasks.sharding import FullySharded
+from tasks.terms import Term
 
-TERMS = (
-    "answer",
-    "band",
-    "robust",
-    "flip",
-    "pointing",
-)  # contributions to the loss; zero where absent
+TERMS = ("answer", "band", "robust", "flip")  # contributions to the loss; zero where absent
 
 
 class Finetune(PhotonTask):
@@ -50,8 +43,7 @@ class Finetune(PhotonTask):
         flip: probability (a question) and weight (Eq. 20), from the schedule's flip step on.
         routing: `paper` adds the flip term to a question's other loss; `exclusive` replaces it, as
             the released code does.
-        pointing: weight of the saliency's `pointing_loss` (not in the paper); above zero, every
-            volume needs a label map.
+        terms: further terms by name, see `tasks.terms` (not in the paper).
         lora: adapters on the language model in place of training all weights (not in the paper);
             added to the weights at the end.
     """
@@ -68,7 +60,7 @@ class Finetune(PhotonTask):
         robust: Occasional | Mapping = Occasional(0.15),  # noqa: B008
         flip: Occasional | Mapping = Occasional(0.05),  # noqa: B008
         routing: Literal["paper", "exclusive"] = "paper",
-        pointing: float = 0.0,
+        terms: Mapping[str, Term] | None = None,
         lora: Lora | Mapping | None = None,
     ):
         super().__init__(model, optimizer, warmup, vision_lr)
@@ -83,11 +75,10 @@ class Finetune(PhotonTask):
         self.robust = robust if isinstance(robust, Occasional) else Occasional(**robust)
         self.flip_loss = flip if isinstance(flip, Occasional) else Occasional(**flip)
         self.routing = routing
-        self.pointing = pointing
-        if pointing and not isinstance(model.pruner, PhotonPruner):
-            raise ValueError("task.finetune.pointing needs pruner=photon: its saliency is taught")
-        if pointing:
-            self.collate = SupervisedCollate
+        self.further = dict(terms or {})
+        for term in self.further.values():
+            term.check(model)
+            self.collate = self.collate if term.collate is Collate else term.collate
 
     def on_fit_end(self) -> None:
         if self.lora is None:
@@ -111,15 +102,17 @@ class Finetune(PhotonTask):
         flip = self._flip_together(routing.flip) if flipping else None
         output = self.model(batch, self.stage, weight, flip)
         terms = self.terms(output, routing)
-        if self.pointing:
-            terms["pointing"] = self.pointing * self.pointing_term(batch, output, routing.answer)
+        for name, term in self.further.items():
+            value = term(self.model, batch, output, routing.answer.to(self.device))
+            if value is not None:
+                terms[name] = term.weight * value
         loss = sum(terms.values()) + 0.0 * self._touch()
         self.count(batch, output)
         self.retention_rows = retention_rows(batch, output.selection, self.band)
         self.log("loss", loss)
         # Every term in every step: Lightning repeats the last value of what is not logged.
         zero = torch.zeros((), device=self.device)
-        for name in TERMS:
+        for name in (*TERMS, *self.further):
             # The sum can be negative (Eq. 19), so the bar shows the answer's term.
             self.log(f"loss/{name}", terms.get(name, zero).detach(), prog_bar=name == "answer")
         self._log_retention(output.selection)
@@ -145,14 +138,6 @@ class Finetune(PhotonTask):
             drawn = routing.flip.to(device)  # more may have run, see `_flip_together`
             terms["flip"] = self.flip_loss.weight * (penalty * drawn).sum() / n
         return terms
-
-    def pointing_term(self, batch: VolumeBatch, output: Output, use: Tensor) -> Tensor:
-        """How far the saliency of layer l is from the evidence of the questions in `use` (Q,)."""
-        pairs = output.context.pairs
-        with torch.autocast(self.device.type, enabled=False):
-            u = self.model.pruner.saliency(output.context)
-        share = evidence_shares(batch).to(u.device) * pairs.expand(use.to(u.device))
-        return pointing_loss(u, share, pairs)
 
     def _flip_together(self, flip: Tensor) -> Tensor:
         """The questions (Q,) whose flipped pass runs.

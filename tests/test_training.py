@@ -280,7 +280,7 @@ def test_windows_train_with_perturbed_and_supervised_volumes(data, tmp_path) -> 
         "model.preparation.windows=[[-1000,1000],[-160,240],[0,600]]",
         "trainer.max_steps=4",
         "callbacks.pruning={soft:0.25,hard:0.5,flip:0.5}",
-        *("task.finetune.robust.probability=0.5", "task.finetune.pointing=0.3"),
+        *("task=[align,finetune,pointing]", "task.finetune.robust.probability=0.5"),
     )
     before = weights(build(config)[0])
     model, log = train(config, tmp_path)

@@ -8,6 +8,7 @@ import torch
 from photon.batch.supervision import Pointers
 from tasks.finetune import Finetune
 from tasks.pretrain import Attention
+from tasks.terms.pointing import Pointing
 from tests.helpers import FAMILIES, photon_model, random_batch
 from tests.test_training import configure, data, train  # noqa: F401  (a fixture)
 
@@ -53,13 +54,12 @@ def test_pretraining_learns_to_point(data, tmp_path):  # noqa: F811
 def test_masks_teach_the_saliency_of_phase_2(data, tmp_path):  # noqa: F811
     options = ("trainer.max_steps=25", "callbacks.pruning={soft:0.9,hard:0.95,flip:0.95}")
     rate = "task.finetune.optimizer.lr=2e-3"
-    config = configure(
-        data, "task.finetune.pointing=1.0", "task.finetune.robust.probability=0", rate, *options
-    )
+    term = ("task=[align,finetune,pointing]", "task.finetune.terms.pointing.weight=1.0")
+    config = configure(data, *term, "task.finetune.robust.probability=0", rate, *options)
     _, log = train(config, tmp_path)
     assert log["loss/pointing"].iloc[-5:].mean() < 0.8 * log["loss/pointing"].iloc[:3].mean()
 
 
 def test_pointing_needs_a_saliency():
     with pytest.raises(ValueError, match="needs pruner=photon"):
-        Finetune(photon_model(pruner=None), torch.optim.AdamW, pointing=1.0)
+        Finetune(photon_model(pruner=None), torch.optim.AdamW, terms={"pointing": Pointing()})
