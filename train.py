@@ -14,6 +14,7 @@ from tasks.checkpointing import has_checkpoint
 from tasks.datamodule import QuestionData
 from tasks.entry import finish_loggers, main
 from tasks.evaluate import Evaluation, evaluate
+from tasks.plan import check_fits
 from tasks.precision import check_precision
 from tasks.progress import StepProgress, say
 from tasks.rundir import config_hash, is_finished, open_run, write_status
@@ -32,8 +33,9 @@ def run(composed: DictConfig) -> None:
     seed_everything(config["seed"], verbose=False)
     evaluation = Evaluation(**config["evaluation"])
     check_strategy(config["trainer"])
-    model = build_model(config)
     data = instantiate(config["dataset"], "dataset")
+    check_fits(config, data)
+    model = build_model(config)
     data.bind(model).check(evaluation.split)  # now, and not after days of training
     phases = [phase for phase, share in config["phases"].items() if share]
     for phase in phases:

@@ -16,6 +16,7 @@ class Align(PhotonTask):
     """
 
     reads = ("reports",)
+    trained = "patch"
 
     def __init__(self, model: PhotonModel, optimizer: Optimizer, warmup: float = 0.05):
         super().__init__(model, optimizer, warmup)

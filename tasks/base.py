@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from photon.batch.batch import VolumeBatch
 from photon.batch.dataset import Collate
+from photon.cost.flops import Trained
 from photon.losses import answer_loss
 from photon.model.photon import Output, PhotonModel
 from photon.weights.checks import check_trained
@@ -68,6 +69,7 @@ class PhotonTask(LightningModule):
     reads: tuple[Kind, ...] = ("questions",)  # which records of the data set
     collate = Collate  # what turns items into a batch
     prunes = False  # whether the phase follows the pruning schedule
+    trained: Trained = "all"  # which weights learn, for the plan of a run
 
     def __init__(
         self,

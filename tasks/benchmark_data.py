@@ -14,7 +14,7 @@ from photon.evaluation.report import file_hash
 from photon.questions.fill_store import Case, is_prepared, prepare_cases
 from photon.questions.record import Record
 from photon.volume.sources import Source, locate
-from tasks.datamodule import Kind, QuestionData
+from tasks.datamodule import Kind, QuestionData, Sampling
 from tasks.progress import say
 
 
@@ -23,7 +23,7 @@ class BenchmarkData(QuestionData):
 
     Args:
         reader: which benchmark, with its folders and its prompt.
-        store, seed, volumes_per_batch, questions_per_volume, workers: see `QuestionData`.
+        store, seed, volumes_per_batch, questions_per_volume, sampling, workers: see `QuestionData`.
         check_hu: refuse to prepare a scan whose values cannot be HU.
     """
 
@@ -34,10 +34,12 @@ class BenchmarkData(QuestionData):
         seed: int = 7,
         volumes_per_batch: int = 1,
         questions_per_volume: int = 16,
+        sampling: Sampling = "volumes",
         workers: int = 0,
         check_hu: bool = True,
     ):
-        super().__init__(reader.root, store, seed, volumes_per_batch, questions_per_volume, workers)
+        sizes = (volumes_per_batch, questions_per_volume, sampling, workers)
+        super().__init__(reader.root, store, seed, *sizes)
         self.reader = reader
         self.check_hu = check_hu
         self._readings: dict[tuple[str, Kind], Reading] = {}

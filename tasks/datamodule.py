@@ -31,6 +31,7 @@ from tasks.progress import say
 from tasks.sampler import EpochBatches, end_in_steps
 
 Kind = Literal["questions", "reports"]
+Sampling = Literal["volumes", "questions"]
 
 
 class QuestionData(LightningDataModule):
@@ -40,7 +41,9 @@ class QuestionData(LightningDataModule):
         root: folder that the records' paths are relative to.
         store: folder of prepared volumes.
         seed: of the order of volumes and the draw of questions.
-        volumes_per_batch, questions_per_volume: size of a batch on each rank.
+        volumes_per_batch, questions_per_volume: size of a batch on each rank, at most.
+        sampling: `volumes` makes an epoch every volume once, with a draw of its questions;
+            `questions` every question once, those of a volume in groups.
         workers: loader processes; 0 loads in the training process.
     """
 
@@ -51,6 +54,7 @@ class QuestionData(LightningDataModule):
         seed: int = 7,
         volumes_per_batch: int = 1,
         questions_per_volume: int = 16,
+        sampling: Sampling = "volumes",
         workers: int = 0,
     ):
         super().__init__()
@@ -62,6 +66,7 @@ class QuestionData(LightningDataModule):
         self.seed = seed
         self.volumes_per_batch = volumes_per_batch
         self.questions_per_volume = questions_per_volume
+        self.sampling = sampling
         self.workers = workers
         self.model: PhotonModel | None = None
         self.kinds: Sequence[Kind] = ("questions",)
@@ -175,6 +180,7 @@ class QuestionData(LightningDataModule):
             self.questions_per_volume,
             with_labels=self.collate.needs_labels,
             seed=self.seed,
+            every=self.sampling == "questions",
         )
         self.train_batches = EpochBatches.of(
             self.trainer, len(self.train_set), self.volumes_per_batch, self.seed
@@ -211,6 +217,7 @@ class RecordData(QuestionData):
         seed: int = 7,
         volumes_per_batch: int = 1,
         questions_per_volume: int = 16,
+        sampling: Sampling = "volumes",
         workers: int = 0,
     ):
         files = {"train": train, "val": val, "test": test, "reports": reports}
@@ -221,7 +228,8 @@ class RecordData(QuestionData):
                 f"({', '.join(sorted(set(map(str, given))))}): set dataset.root"
             )
         folder = root if root is not None else (given[0] if given else ".")
-        super().__init__(folder, store, seed, volumes_per_batch, questions_per_volume, workers)
+        sizes = (volumes_per_batch, questions_per_volume, sampling, workers)
+        super().__init__(folder, store, seed, *sizes)
         self.files = files
 
     def check(self, split: str) -> None:
@@ -253,6 +261,7 @@ class LabelledCT(QuestionData):
         seed: int = 7,
         volumes_per_batch: int = 1,
         questions_per_volume: int = 16,
+        sampling: Sampling = "volumes",
         workers: int = 0,
     ):
         for file in (ct, labels):
@@ -263,7 +272,8 @@ class LabelledCT(QuestionData):
         }
         digest = hashlib.sha256(json.dumps([state, questions, seed]).encode()).hexdigest()[:8]
         root = Path(root) / f"{Path(ct).name.split('.')[0]}-{digest}"
-        super().__init__(root, store, seed, volumes_per_batch, questions_per_volume, workers)
+        sizes = (volumes_per_batch, questions_per_volume, sampling, workers)
+        super().__init__(root, store, seed, *sizes)
         self.ct, self.labels, self.questions = ct, labels, questions
 
     def path(self, split: str, kind: Kind = "questions") -> Path:

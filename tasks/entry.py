@@ -56,6 +56,23 @@ def main(task: Callable[[DictConfig], Any], config_name: str, conf: Path = CONF)
         sys.exit(1)
 
 
+def compose(words: Sequence[str], config_name: str = "train", conf: Path = CONF) -> dict[str, Any]:
+    """The plain, checked configuration of a command line, for commands other than train.py.
+
+    Raises InputError for what is wrong with the words or the values.
+    """
+    from tasks.schema import check_config, to_plain
+
+    try:
+        GlobalHydra.instance().clear()
+        with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+            config = to_plain(hydra.compose(config_name, list(words)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(explain(error, config_name, words, conf)) from error
+    check_config(config)
+    return config
+
+
 def point_name(overrides: str) -> str:
     """Folder of a sweep's point: its overrides, "key=value,key=value", as far as they can be read.
 

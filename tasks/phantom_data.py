@@ -8,7 +8,7 @@ from pathlib import Path
 
 from photon.errors import InputError
 from photon.phantoms.phantom_vqa import BALANCED, SPLITS, write_phantom_dataset
-from tasks.datamodule import Kind, QuestionData
+from tasks.datamodule import Kind, QuestionData, Sampling
 from tasks.progress import bars, say
 
 
@@ -50,9 +50,11 @@ class PhantomData(QuestionData):
         seed: int = 7,
         volumes_per_batch: int = 4,
         questions_per_volume: int = 16,
+        sampling: Sampling = "volumes",
         workers: int = 0,
     ):
-        super().__init__(root, store, seed, volumes_per_batch, questions_per_volume, workers)
+        sizes = (volumes_per_batch, questions_per_volume, sampling, workers)
+        super().__init__(root, store, seed, *sizes)
         self.spec = {
             "n_train": n_train,
             "n_val": n_val,

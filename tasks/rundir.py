@@ -16,9 +16,20 @@ from typing import Any
 from photon.errors import InputError
 from photon.files import write_json
 
-# Keys that change where a run reports or how fast it goes, and nothing that it computes.
+# Keys that change where a run reports, how fast it goes or what memory it takes, and not what it
+# computes, but for the order of sums. More processes cut an epoch into other batches: a resumed run
+# then goes on at the same share of it.
 NEUTRAL_KEYS = (
     "logger",
+    "plan",
+    "model.checkpointing",
+    "model.attention",
+    "model.device",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.plugins",
     "trainer.precision",
     "trainer.deterministic",
     "trainer.enable_progress_bar",

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import tasks.precision  # noqa: F401  (registers a resolver)
+from photon.cost.plan import Assumed
 from photon.errors import InputError, did_you_mean
 from tasks.annotations import fits, literals, options, spell
 
@@ -50,6 +51,7 @@ class RunConfig:
     callbacks: dict[str, Any]
     logger: dict[str, Any]
     evaluation: dict[str, Any]
+    plan: Assumed
 
 
 @dataclasses.dataclass(frozen=True)

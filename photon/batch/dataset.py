@@ -27,16 +27,36 @@ class Item:
     labels: tuple[np.ndarray, ...] | None = None
 
 
+def group_records(records: Sequence[Record]) -> list[list[Record]]:
+    """Questions of the same volumes and one system prompt, together."""
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.volumes, record.system), []).append(record)
+    return list(groups.values())
+
+
+def count_items(records: Sequence[Record], per_volume: int | None, every: bool) -> int:
+    """Items of an epoch, see `VolumeQuestions`."""
+    groups = group_records(records)
+    return sum(_parts(group, per_volume, every) for group in groups)
+
+
+def _parts(group: Sequence[Record], per_volume: int | None, every: bool) -> int:
+    return -(-len(group) // per_volume) if every and per_volume else 1
+
+
 class VolumeQuestions(Dataset):
-    """Items with all of their questions, or a fresh draw of them every epoch.
+    """Items with all of their questions, or with some of them, dealt anew every epoch.
 
     Args:
         records: questions; those of the same volumes and one system prompt form an item.
         store: where prepared volumes are read, and made when absent.
         root: folder that the records' paths are relative to.
-        per_volume: questions drawn an item and epoch; None takes all.
+        per_volume: the most questions of an item; None takes all.
+        every: an epoch holds every question once, a volume with many of them in several items of
+            equal size, give or take one; else every volume once, with a draw of its questions.
         with_labels: read the label maps too (for coverage and for mask supervision).
-        seed: of the draw, which depends on nothing but seed, epoch and item.
+        seed: of the dealing, which depends on nothing but seed, epoch and volume.
         substitute: volume to read in place of another (the shuffled-volume control); then no label
             map is read. A volume here is a `Source`: an image or a video too.
     """
@@ -50,11 +70,15 @@ class VolumeQuestions(Dataset):
         with_labels: bool = False,
         seed: int = 0,
         substitute: Mapping[Source, Source] | None = None,
+        every: bool = False,
     ):
-        groups: dict[tuple, list[Record]] = {}
-        for record in records:
-            groups.setdefault((record.volumes, record.system), []).append(record)
-        self.groups = list(groups.values())
+        self.groups = group_records(records)
+        self.items = [  # (group, which part of its questions)
+            (index, part)
+            for index, group in enumerate(self.groups)
+            for part in range(_parts(group, per_volume, every))
+        ]
+        self.every = every
         self.store = store
         self.root = Path(root)
         self.per_volume = per_volume
@@ -63,10 +87,10 @@ class VolumeQuestions(Dataset):
         self.substitute = dict(substitute or {})
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return len(self.items)
 
     def __getitem__(self, index: int | tuple[int, int]) -> Item:
-        """Item `index`, or (epoch, index) for that epoch's draw of questions."""
+        """Item `index`, or (epoch, index) for that epoch's questions."""
         epoch, index = index if isinstance(index, tuple) else (0, index)
         records = self.draw(epoch, index)
         shown = [self.substitute.get(name, name) for name in records[0].volumes]
@@ -84,12 +108,17 @@ class VolumeQuestions(Dataset):
 
     def draw(self, epoch: int, index: int) -> list[Record]:
         """The questions of an item in an epoch, in their order in the file."""
-        group = self.groups[index]
+        number, part = self.items[index]
+        group = self.groups[number]
         if self.per_volume is None or len(group) <= self.per_volume:
             return group
-        key = f"{self.seed}/{epoch}/{index}".encode()
+        key = f"{self.seed}/{epoch}/{number}".encode()
         rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()[:8]))
-        chosen = rng.choice(len(group), self.per_volume, replace=False)
+        if self.every:
+            parts = _parts(group, self.per_volume, True)
+            chosen = np.array_split(rng.permutation(len(group)), parts)[part]
+        else:
+            chosen = rng.choice(len(group), self.per_volume, replace=False)
         return [group[i] for i in sorted(chosen)]
 
 

@@ -3,7 +3,8 @@
 A command lives near its subject, in a module with a function `add_parser(subparsers)` that adds one
 or more parsers and ends each with `parser.set_defaults(run=function)`; `function(args)` returns the
 exit code. Such a module imports nothing heavy at its top, so that `--help` answers at once. To add
-commands, add the module to `MODULES`.
+commands, add the module to `MODULES`. One of them lies in tasks/, since it composes a
+configuration: it is named there and never imported by photon/.
 """
 
 import argparse
@@ -20,8 +21,8 @@ MODULES = (
     "photon.commands.questions",
     "photon.commands.convert",
     "photon.commands.study",
-    "photon.commands.bench",
     "photon.commands.ask",
+    "tasks.bench",
 )
 
 

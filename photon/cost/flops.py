@@ -6,52 +6,19 @@ Norms, activations, rotary embedding and the pruner's scores are below one per c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
 
 from photon.batch.patches import Grid, window_order
+from photon.cost.shape import Shape
 from photon.model.photon import Stage
 
 TERA = 1e12
 # Forward passes that a training step costs: forward, gradient of the activations, of the weights.
 PASSES = {"all": 3, "patch": 2, "lora": 2}
 Trained = Literal["all", "patch", "lora"]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One volume and its questions, in rows of the decoder.
-
-    grid: patches of the volume; visual and kept: its tokens, and those that each question keeps;
-    prefix: text rows before the question; question and answer: rows of each; cut: layers l that
-    run at full length.
-    """
-
-    grid: Grid
-    visual: int
-    kept: int
-    questions: int
-    prefix: int
-    question: int
-    answer: int
-    cut: int
-
-    @property
-    def suffix(self) -> int:
-        return self.question + self.answer
-
-    def rows_below(self) -> int:
-        """Decoder rows of layers up to l: the prefix once, every question's own rows."""
-        return self.prefix + self.visual + self.questions * self.suffix
-
-    def rows_above(self, stage: Stage) -> int:
-        """Decoder rows of the layers above l; only the unpruned pass shares the prefix there."""
-        if stage == "off":
-            return self.rows_below()
-        visual = self.visual if stage == "soft" else self.kept
-        return self.questions * (self.prefix + visual + self.suffix)
 
 
 def causal_pairs(rows: int, before: int = 0) -> int:
@@ -111,9 +78,13 @@ def decoder_flops(language: nn.Module, shape: Shape, stage: Stage) -> dict[str, 
     shared = causal_pairs(prefix) + questions * causal_pairs(suffix, prefix)
     below = 2.0 * layer * shape.rows_below() + 4.0 * width * shared
     above = below
-    if stage != "off":
+    if stage != "off" and shape.tail == "question":
         rows = shape.rows_above(stage)
         above = 2.0 * layer * rows + 4.0 * width * questions * causal_pairs(rows // questions)
+    elif stage == "hard":
+        pairs = causal_pairs(shape.prefix + shape.once)
+        pairs += questions * causal_pairs(suffix, shape.prefix + shape.kept)
+        above = 2.0 * layer * shape.rows_above(stage) + 4.0 * width * pairs
     return {
         "layers up to l": below * shape.cut,
         "layers above l": above * (config.num_hidden_layers - shape.cut),

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from photon.cost.flops import Shape, linear_weights
-from photon.cost.settings import stock_config, stock_model
+from photon.cost.flops import linear_weights
+from photon.cost.shape import Shape, stock_model
 from photon.model.attention import AttentionPlan
 from photon.model.encoder import VolumeEncoder
 from photon.model.layers import DecoderLayers
@@ -58,30 +58,30 @@ def activations(
     wide = 4 if dtype == torch.float32 else 2  # of the residual stream
     fake = FakeTensorMode(allow_non_fake_inputs=True)  # plans hold real row numbers
     with fake:
-        one, two = (stock_model(stock_config(model, n), "cpu", dtype) for n in (1, 2))
+        one, two = (stock_model(model, "cpu", dtype, n) for n in (1, 2))
 
     def count(run: Callable[[], Any], used: nn.Module) -> int:
         copies = 2 * linear_weights(used) if mixed else 0  # of weights: a column of its own
         with fake, torch.autocast("cpu", torch.bfloat16, mixed, cache_enabled=False):
             return saved_bytes(run, one, two) - copies
 
-    full = stock_config(model)
+    text, tower = model["text"], model["vision"]
     vision = [_encode(stock, shape.grid, dtype) for stock in (one, two)]
     towers = [count(run, stock.model.visual) for run, stock in zip(vision, (one, two), strict=True)]
     block = towers[1] - towers[0]
     patches = shape.grid[0] * shape.grid[1] * shape.grid[2]
-    layers = {"ViT blocks": (full.vision_config.depth, block, wide * patches * _width(full, True))}
-    n = full.text_config.num_hidden_layers
+    layers = {"ViT blocks": (tower["depth"], block, wide * patches * tower["hidden_size"])}
+    n = text["num_hidden_layers"]
     for name, rows, number, plan in (
         ("layers up to l", shape.rows_below(), shape.cut, _trunk_plan(shape)),
         ("layers above l", shape.rows_above(stage), n - shape.cut, _tail_plan(shape, stage)),
     ):
         run = _decode(one, rows, plan, dtype)
         each = count(run, one.model.language_model)
-        layers[name] = (number, each, wide * rows * _width(full, False))
+        layers[name] = (number, each, wide * rows * text["hidden_size"])
     answers = shape.questions * max(shape.answer, 1)
     # Logits in the head's precision, in float32 for the loss, and its log-softmax.
-    head = answers * full.text_config.vocab_size * (4 + 4 + (2 if wide == 2 or mixed else 4))
+    head = answers * one.lm_head.out_features * (4 + 4 + (2 if wide == 2 or mixed else 4))
     return Activations(towers[0] - block + head, layers)
 
 
@@ -100,10 +100,6 @@ def saved_bytes(run: Callable[[], Any], *models: nn.Module) -> int:
         outcome = run()
     del outcome
     return sum(storage.nbytes() for storage in kept.values())
-
-
-def _width(config, vision: bool) -> int:
-    return config.vision_config.hidden_size if vision else config.text_config.hidden_size
 
 
 def _encode(stock: nn.Module, grid, dtype: torch.dtype) -> Callable[[], Any]:

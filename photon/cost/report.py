@@ -7,18 +7,18 @@ from typing import Any
 
 from photon.cost.flops import PASSES, TERA
 from photon.cost.plan import GIB, Plan
-from photon.cost.settings import DEVICES
 
 STAGES = {"off": "unpruned", "soft": "soft stage", "hard": "pruned"}
 
 
-def plan_text(plan: Plan) -> str:
-    """Parameters, operations, memory and time of a plan, as four tables in Markdown."""
-    settings, shape, counts = plan.settings, plan.shape, plan.parameters
-    device = DEVICES[settings.device]
-    kept = "no pruning" if settings.keep is None else f"{shape.kept:,} kept after l = {shape.cut}"
+def plan_text(plan: Plan, name: str) -> str:
+    """What a plan says of a phase, as tables in Markdown."""
+    run, shape, counts = plan.run, plan.shape, plan.parameters
+    some = run.assumed
+    kept = f"{shape.kept:,} kept after l = {shape.cut}" if "hard" in plan.flops else "no pruning"
+    what = f"{run.train} weights" + (", recomputing" if run.checkpointing else "")
     lines = [
-        f"# {settings.model} on {settings.gpus} x {settings.device}",
+        f"# {name}: {run.gpus} x {run.device.memory:g} GiB, {run.strategy}, {what}",
         "",
         f"{counts['total'] / 1e9:.3f} B parameters: vision {counts['vision'] / 1e9:.3f} B, "
         f"language {counts['language'] / 1e9:.3f} B; {2 * counts['total'] / GIB:.2f} GiB in bf16.",
@@ -29,13 +29,28 @@ def plan_text(plan: Plan) -> str:
         "",
         *_memory(plan),
         "",
-        *_time(plan),
+        summary(plan),
         "",
-        f"Assumed: {device.peak:g} TFLOP/s at {settings.utilisation:.0%}, {device.memory:g} GiB of "
-        f"which a tenth stays free, {settings.link:g} GB/s between GPUs, nothing overlapped. Set "
-        "device=, utilisation=, link= to what you measure (`bench step`).",
+        f"Assumed: {run.device.peak:g} TFLOP/s at {some.utilisation:.0%}, {some.link:g} GB/s "
+        "between GPUs, nothing overlapped; a tenth of the memory stays free. Set plan.device, "
+        "plan.utilisation, plan.link to what you measure (`bench step`).",
     ]
     return "\n".join(lines)
+
+
+def summary(plan: Plan) -> str:
+    """Peak by stage, time and disk in one line."""
+    run = plan.run
+    peaks = ", ".join(f"{STAGES[s]} {value / GIB:.1f}" for s, value in plan.peak.items())
+    speed = f"{run.questions_an_update} questions an update, {plan.seconds:.2f} s"
+    if run.updates is not None:
+        hours = run.updates * plan.seconds / 3600
+        speed = f"{run.updates:,} updates of {speed}: {hours:.1f} h"
+    fits = "fits" if plan.fits else "does not fit"
+    return (
+        f"peak GiB: {peaks}; {fits} {run.device.memory:g}. {speed}. "
+        f"{plan.disk / GIB:.0f} GiB of disk for two checkpoints and the export."
+    )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -52,97 +67,59 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _flops(plan: Plan) -> list[str]:
-    stages = list(plan.flops)
-    questions = plan.settings.questions
+    stages, passes = list(plan.flops), PASSES[plan.run.train]
+    each = TERA * plan.shape.questions
     rows = [
-        [part, *(f"{plan.flops[stage][part] / TERA / questions:.2f}" for stage in stages)]
-        for part in plan.flops["off"]
+        [part, *(f"{plan.flops[stage][part] / each:.3g}" for stage in stages)]
+        for part in plan.flops[stages[0]]
     ]
-    forward = [sum(plan.flops[stage].values()) / TERA / questions for stage in stages]
-    rows.append(["forward", *(f"{value:.2f}" for value in forward)])
-    passes = PASSES[plan.settings.train]
-    rows.append([f"training ({passes} x)", *(f"{passes * value:.1f}" for value in forward)])
-    recomputed = [f"{(passes + 1) * value:.1f}" for value in forward]
-    rows.append([f"recomputing ({passes + 1} x)", *recomputed])
-    prefill = {s: sum(parts.values()) / TERA / questions for s, parts in plan.prefill.items()}
-    rows.append(["prefill", *(f"{prefill[s]:.2f}" if s in prefill else "-" for s in stages)])
+    forward = [sum(plan.flops[stage].values()) / each for stage in stages]
+    rows.append(["forward", *(f"{value:.3g}" for value in forward)])
+    rows.append([f"training ({passes} x)", *(f"{passes * value:.3g}" for value in forward)])
+    prefill = {stage: sum(parts.values()) / each for stage, parts in plan.prefill.items()}
+    rows.append(["prefill", *(f"{prefill[s]:.3g}" if s in prefill else "-" for s in stages)])
     return table(["TFLOP a question", *(STAGES[stage] for stage in stages)], rows)
 
 
 def _memory(plan: Plan) -> list[str]:
-    keys = ("weights", "gradients", "optimizer", "buffers", "activations", "total")
-    keys += ("activations_recomputed", "total_recomputed")
-    head = ["GiB a GPU", *keys[:6], "recomputed", "total then", "fits"]
+    keys = ("weights", "gradients", "optimizer", "buffers", "update")
+    state = [f"{getattr(plan.state, key) / GIB:.1f}" for key in keys]
     rows = [
-        [name, *(f"{parts[key] / GIB:.1f}" for key in keys), parts["fits"]]
-        for name, parts in plan.memory.items()
+        [STAGES[stage], *state, f"{plan.activations[stage] / GIB:.1f}", f"{peak / GIB:.1f}"]
+        for stage, peak in plan.peak.items()
     ]
-    return table(head, rows)
-
-
-def _time(plan: Plan) -> list[str]:
-    head = ["seconds a step", "compute", "recomputing", "traffic", "questions/s", "h per 100k"]
-    rows = []
-    for name, parts in plan.step.items():
-        speed = parts["questions_per_second"]
-        cells = [parts["compute"], parts["compute_recomputed"], parts["traffic"]]
-        rows.append(
-            [name, *(f"{c:.3f}" for c in cells), f"{speed:.1f}", f"{1e5 / speed / 3600:.1f}"]
-        )
-    return table(head, rows)
+    return table(["GiB a GPU", *keys, "activations", "peak"], rows)
 
 
 def step_text(report: Mapping[str, Any]) -> str:
     """Measured cases beside each other, then where their forward passes spend the time."""
     cases = report["cases"]
-    head = [
-        report["settings"]["mode"],
-        "visual tokens",
-        "kept",
-        "seconds",
-        "faster",
-        "TFLOP",
-        "fewer",
-        "TFLOP/s",
-        "peak GiB",
-        "less",
-        "logits gap",
-    ]
+    first = cases[0]
+    head = ["case", "questions", "visual tokens", "kept", "seconds", "faster", "processor"]
+    head += ["TFLOP", "TFLOP/s", "peak GiB"]
     rows = [
         [
-            case["name"],
+            f"{case['name']}, {case['mode']}",
+            str(case["questions"]),
             f"{case['visual_tokens']:,}",
             f"{case['kept_tokens']:,}",
             f"{case['seconds']:.4f}",
-            _times(case["ratios"]["seconds"]),
+            f"{first['seconds'] / case['seconds']:.2f} x",
+            f"{case['processor_seconds']:.4f}",
             f"{case['tflop']:.3g}",
-            _times(case["ratios"]["tflop"]),
-            f"{case['tflop_per_second']:.3g}",
-            "-" if case["peak_gpu_gib"] is None else f"{case['peak_gpu_gib']:.2f}",
-            _times(case["ratios"]["peak_gpu_gib"]),
-            f"{case['logits_gap']:.1e}",
+            f"{case['tflop'] / case['seconds']:.3g}",
+            "-" if case["peak_gib"] is None else f"{case['peak_gib']:.3g}",
         ]
         for case in cases
     ]
-    parts = list(dict.fromkeys(part for case in cases for part in case["seconds_forward"]))
-    shares = [
-        [case["name"], *(_seconds(case["seconds_forward"].get(part)) for part in parts)]
-        for case in cases
-    ]
-    return "\n".join(
-        [
-            f"# {report['device']}, {report['precision']}, {report['settings']['questions']} "
-            "question(s) of one volume",
-            "",
-            *table(head, rows),
-            "",
-            *table(["seconds of the forward pass", *parts], shares),
+    lines = [f"# {report['device']}, {report['precision']}", "", *table(head, rows)]
+    parts = list(dict.fromkeys(part for c in cases for part in c.get("seconds_forward", ())))
+    if parts:
+        shares = [
+            [c["name"], *(_seconds(c["seconds_forward"].get(p)) for p in parts)] for c in cases
         ]
-    )
-
-
-def _times(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.2f} x"
+        lines += ["", *table(["seconds of the forward pass", *parts], shares)]
+    return "\n".join(lines)
 
 
 def _seconds(value: float | None) -> str:

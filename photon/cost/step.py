@@ -1,242 +1,205 @@
-"""Measures training steps, or prefill, with random weights of the true shapes on this machine.
+"""Measures passes with random weights of the true shapes on this machine.
 
-The patch embedding and the pruning are told apart: each model runs unpruned, and the last one
-pruned too, on the same volume and questions; every case is compared with the first.
+Cases are interleaved: every round runs each of them once, so that what else the machine does falls
+on all alike. Processor seconds stand beside elapsed ones. A training step here is forward and
+backward: AdamW's time depends on the weights alone (`experiment=true_shapes` runs whole steps).
 """
 
 from __future__ import annotations
 
+import copy
+import ctypes
+import gc
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from photon.batch.batch import VolumeBatch
-from photon.cost.flops import PASSES, Shape, forward_flops, prefill_flops
-from photon.cost.plan import PlanSettings, plan_shape
-from photon.cost.settings import read_model, stock_config, stock_model
+from photon.cost.flops import PASSES, forward_flops, prefill_flops
+from photon.cost.shape import Shape
 from photon.evaluation.report import collect_provenance
 from photon.losses import answer_loss
 from photon.model.photon import PhotonModel, Stage
-from photon.pruning.its import PhotonPruner
+from photon.pruning.base import Pruner
 from photon.questions.prompts import Prompt
 
 GIB = 2**30
 WATCHED = ("encode", "trunk", "select", "tail", "logits")
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """The keys of `bench step`; `PlanSettings` explains those that it shares.
-
-    models: files of conf/model, the one to compare with first. mode: a training step (forward,
-    backward, AdamW) or the prefill of the answer's first token. attention: kernels, each measured,
-    and compared in their logits. steps, warmup: timed, and not. device: auto, cpu, cuda.
-    """
-
-    models: Sequence[str] = ("photon_max", "photon")
-    mode: Literal["train", "prefill"] = "train"
-    keep: float = 0.39
-    layer: float = 0.25
-    questions: int = 1
-    prefix: int = 20
-    question: int = 80
-    answer: int = 20
-    attention: Sequence[str] = ("sdpa",)
-    precision: Literal["auto", "bf16-mixed", "bf16-true", "32-true"] = "auto"
-    checkpointing: bool = False
-    steps: int = 10
-    warmup: int = 3
-    device: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for key in ("steps", "questions", "question", "answer"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}={getattr(self, key)}: must be at least 1")
-        if self.warmup < 0 or self.prefix < 1:
-            raise ValueError(f"warmup={self.warmup}, prefix={self.prefix}: at least 0 and 1")
+Mode = Literal["train", "prefill"]
+Step = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that is measured: a model file, its stage and its attention kernel."""
+    """One thing that is measured: a model in a stage over one volume with its questions."""
 
-    model: str
-    stage: Stage
-    attention: str
+    name: str
+    model: PhotonModel
+    shape: Shape
+    stage: Stage = "hard"
+    mode: Mode = "train"
+    precision: str = "32-true"
+    seed: int = 0
 
     @property
-    def name(self) -> str:
-        pruned = "unpruned" if self.stage == "off" else "pruned"
-        return f"{self.model}, {pruned}, {self.attention}"
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def step(self) -> Step:
+        """What is timed."""
+        batch = random_batch(self.model, self.shape, self.mode, self.seed).to(self.device)
+        self.model.train(self.mode == "train")
+        return passes(self.model, lambda: self._loss(batch), self.mode, self.precision)
+
+    def _loss(self, batch: VolumeBatch) -> torch.Tensor:
+        answers = self.model(batch, self.stage).answers
+        return answer_loss(answers.logits, answers.targets, answers.questions).mean()
+
+    def facts(self) -> dict[str, Any]:
+        """What is known without measuring."""
+        training = self.mode == "train"
+        count = forward_flops if training else prefill_flops
+        operations = sum(count(self.model.backbone, self.shape, self.stage).values())
+        return {
+            "name": self.name,
+            "mode": self.mode,
+            "stage": self.stage,
+            "questions": self.shape.questions,
+            "visual_tokens": self.shape.visual,
+            "kept_tokens": self.shape.kept if self.stage == "hard" else self.shape.visual,
+            "tflop": operations * (PASSES["all"] if training else 1) / 1e12,
+        }
 
 
-def measure(settings: StepSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run every case; the report is plain data. Raises ValueError for what cannot run here."""
-    device = torch.device(_device(settings.device))
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if device.type == "cuda" else "32-true"
-    stages: list[tuple[str, Stage]] = [(name, "off") for name in settings.models]
-    stages.append((settings.models[-1], "hard"))
-    cases, logits = [], {}
-    for name, stage in stages:
-        for attention in settings.attention:
-            case = Case(name, stage, attention)
-            say(f"{case.name} ...")
-            found, answers = run_case(case, settings, device, precision)
-            first = logits.setdefault((name, stage), answers)
-            found["logits_gap"] = float((answers - first).abs().max() / first.abs().max())
-            cases.append(found)
-    for found in cases:
-        found["ratios"] = ratios(cases[0], found)
+def passes(model: nn.Module, loss: Callable[[], torch.Tensor], mode: Mode, precision: str) -> Step:
+    """Forward and backward, or the forward pass alone."""
+    device = next(model.parameters()).device
+
+    def train() -> None:
+        model.zero_grad(set_to_none=True)
+        with _autocast(device, precision):
+            value = loss()
+        value.backward()
+
+    def prefill() -> None:
+        with torch.no_grad(), _autocast(device, precision):
+            loss()
+
+    return train if mode == "train" else prefill
+
+
+def environment(case: Case) -> dict[str, Any]:
+    """Where a report's numbers come from."""
+    device = case.device
     return {
-        "settings": asdict(settings),
-        "device": device_name(device),
-        "precision": precision,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": case.precision,
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
         **collect_provenance(),
-        "cases": cases,
     }
 
 
-def run_case(
-    case: Case, settings: StepSettings, device: torch.device, precision: str
-) -> tuple[dict[str, Any], Tensor]:
-    """Time, memory, tokens and rate of one case, and its answers' logits before any step."""
-    spec = read_model(case.model)
-    model = random_model(spec, case, settings, device, precision)
-    batch = random_batch(model, spec, settings).to(device)
-    step = make_step(model, batch, case, settings, precision)
-    with torch.no_grad(), _autocast(device, precision):
-        logits = model(batch, case.stage).answers.logits.float().cpu()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    seconds = timed(step, settings.steps, settings.warmup, device)
-    memory = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
-    middle = statistics.median(seconds)
-    shape = case_shape(spec, case, settings)
-    training = settings.mode == "train"
-    counted = (forward_flops if training else prefill_flops)(model.backbone, shape, case.stage)
-    operations = sum(counted.values()) * (PASSES["all"] if training else 1)
-    return {
-        "name": case.name,
-        **asdict(case),
-        "visual_tokens": shape.visual,
-        "kept_tokens": shape.kept if case.stage == "hard" else shape.visual,
-        "seconds": middle,
-        "seconds_spread": [min(seconds), max(seconds)],
-        "seconds_forward": parts_of(model, step, device),
-        "questions_per_second": settings.questions / middle,
-        "peak_gpu_gib": memory,
-        "tflop": operations / 1e12,
-        "tflop_per_second": operations / 1e12 / middle,
-    }, logits
+def with_pruner(model: PhotonModel, pruner: Pruner | None) -> PhotonModel:
+    """The same weights with another pruner."""
+    twin = copy.copy(model)
+    twin._modules = dict(model._modules)
+    twin.pruner = pruner
+    return twin
 
 
-def case_shape(spec: Mapping[str, Any], case: Case, settings: StepSettings) -> Shape:
-    """The rows that a case runs; prefill has the row of the prompt's last token only."""
-    shared = ("layer", "questions", "prefix", "question", "answer")
-    values = {key: getattr(settings, key) for key in shared}
-    return plan_shape(spec, PlanSettings(model=case.model, keep=settings.keep, **values))
-
-
-def random_model(
-    spec: Mapping[str, Any],
-    case: Case,
-    settings: StepSettings,
-    device: torch.device,
-    precision: str,
-) -> PhotonModel:
-    """A model of the settings' shapes; the same weights for every case of a model."""
-    torch.manual_seed(settings.seed)
-    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
-    backbone = stock_model(stock_config(spec), str(device), dtype)
-    pruner = None
-    if case.stage != "off":
-        keep = int(settings.keep) if settings.keep > 1 else settings.keep
-        pruner = PhotonPruner(layer=settings.layer, keep=keep).to(device)
-    return PhotonModel(
-        backbone,
-        pruner,
-        case.attention,
-        slab=spec.get("slab", 1),
-        depth_stride=spec.get("depth_stride", 1),
-        checkpointing=settings.checkpointing,
-    ).train(settings.mode == "train")
-
-
-def random_batch(
-    model: PhotonModel, spec: Mapping[str, Any], settings: StepSettings
-) -> VolumeBatch:
-    """One random volume with random questions of the asked lengths."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    volume = torch.rand(spec["preparation"]["size"], generator=generator)
+def random_batch(model: PhotonModel, shape: Shape, mode: Mode, seed: int = 0) -> VolumeBatch:
+    """One random volume with random questions of the shape's lengths; prefill asks for one row."""
+    generator = torch.Generator().manual_seed(seed)
+    volume = torch.rand(model.preparation.size, generator=generator)
     vocabulary = model.backbone.config.text_config.vocab_size
-    answer = settings.answer if settings.mode == "train" else 1
+    answer = shape.answer if mode == "train" else 1
 
     def prompt(head: list[int]) -> Prompt:
-        n = settings.question + answer
+        n = shape.question + answer
         suffix = torch.randint(vocabulary // 2, (n,), generator=generator).tolist()
-        return Prompt(head[:-1], head[-1:], suffix, (0, settings.question), settings.question)
+        return Prompt(head[:-1], head[-1:], suffix, (0, shape.question), shape.question)
 
-    head = torch.randint(vocabulary // 2, (settings.prefix,), generator=generator).tolist()
-    return model.builder([(volume,)], [[prompt(head) for _ in range(settings.questions)]])
-
-
-def make_step(
-    model: PhotonModel, batch: VolumeBatch, case: Case, settings: StepSettings, precision: str
-) -> Callable[[], None]:
-    """What is timed: forward, backward and AdamW, or the forward pass alone."""
-    device = batch.patches.device
-    if settings.mode == "prefill":
-
-        def prefill() -> None:
-            with torch.inference_mode(), _autocast(device, precision):
-                model(batch, case.stage)
-
-        return prefill
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, 1e-5, fused=device.type == "cuda")
-
-    def train() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with _autocast(device, precision):
-            answers = model(batch, case.stage).answers
-            loss = answer_loss(answers.logits, answers.targets, answers.questions).mean()
-        loss.backward()
-        optimizer.step()
-
-    return train
+    head = torch.randint(vocabulary // 2, (shape.prefix,), generator=generator).tolist()
+    return model.builder([(volume,)], [[prompt(head) for _ in range(shape.questions)]])
 
 
-def timed(step: Callable[[], None], steps: int, warmup: int, device: torch.device) -> list[float]:
-    """Seconds of each of `steps` calls after `warmup` others."""
-    for _ in range(warmup):
+def measure(
+    steps: Sequence[Step],
+    device: torch.device,
+    rounds: int = 5,
+    warmup: int = 1,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Seconds, processor seconds and peak memory of each step: medians over interleaved rounds."""
+    memory = []
+    for _ in range(max(warmup, 1)):
+        memory = [peak_memory(step, device) for step in steps]
+    wall: list[list[float]] = [[] for _ in steps]
+    busy: list[list[float]] = [[] for _ in steps]
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for i, step in enumerate(steps):
+            begun, used = time.perf_counter(), time.process_time()
+            step()
+            _wait(device)
+            wall[i].append(time.perf_counter() - begun)
+            busy[i].append(time.process_time() - used)
+    return [
+        {
+            "seconds": statistics.median(w),
+            "seconds_spread": [min(w), max(w)],
+            "processor_seconds": statistics.median(b),
+            "peak_gib": m,
+        }
+        for w, b, m in zip(wall, busy, memory, strict=True)
+    ]
+
+
+def peak_memory(step: Step, device: torch.device) -> float | None:
+    """GiB above what was held before, at the peak of a step; None where it cannot be told.
+
+    On a CPU it is the resident size, whose high-water mark Linux lets a process reset.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        held = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         step()
-    seconds = []
-    for _ in range(steps):
         _wait(device)
-        start = time.perf_counter()
+        return (torch.cuda.max_memory_allocated(device) - held) / GIB
+    reset = Path("/proc/self/clear_refs")
+    if sys.platform != "linux" or not reset.exists():
         step()
-        _wait(device)
-        seconds.append(time.perf_counter() - start)
-    return seconds
+        return None
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # what glibc keeps of the step before would hide this one's
+        trim(0)
+    reset.write_text("5")
+    held = _resident("VmRSS")
+    step()
+    return (_resident("VmHWM") - held) / 2**20
 
 
-def parts_of(
-    model: PhotonModel, step: Callable[[], None], device: torch.device
-) -> dict[str, float]:
+def _resident(key: str) -> int:
+    """KiB of a line of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def parts_of(model: PhotonModel, step: Step) -> dict[str, float]:
     """Seconds of each part of the forward pass in one more step, with a wait after each."""
     found: dict[str, float] = {}
     owners = {name: model.decoder if name == "tail" else model for name in WATCHED}
+    device = next(model.parameters()).device
 
     def watch(name: str, method: Callable) -> Callable:
         def call(*args: Any, **options: Any) -> Any:
@@ -257,26 +220,6 @@ def parts_of(
         for name, owner in owners.items():
             del owner.__dict__[name]
     return found
-
-
-def ratios(base: Mapping[str, Any], case: Mapping[str, Any]) -> dict[str, float | None]:
-    """How many times less a case takes than the base: seconds, operations, memory."""
-    both = {key: (base[key], case[key]) for key in ("seconds", "tflop", "peak_gpu_gib")}
-    return {key: a / b if a is not None else None for key, (a, b) in both.items()}
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={name}: there is no CUDA device here; use device=cpu")
-    if name != "cpu" and not name.startswith("cuda"):
-        raise ValueError(f"device={name}: legal values are auto, cpu, cuda, cuda:N")
-    return name
 
 
 def _wait(device: torch.device) -> None:

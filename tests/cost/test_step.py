@@ -1,100 +1,90 @@
-"""`bench step`: real steps of a small model on this machine."""
+"""`bench step`: real passes of a small model on this machine."""
 
 import json
+import sys
 
 import pytest
 import torch
-import yaml
 
 from photon.commands.cli import main
-from photon.cost.step import (
-    Case,
-    StepSettings,
-    make_step,
-    parts_of,
-    random_batch,
-    random_model,
-    timed,
-)
-from tests.helpers import TEXT, VISION
+from photon.cost.step import Case, measure, parts_of, peak_memory, with_pruner
+from tasks.entry import compose
+from tasks.plan import random_model, runs_of
+from tests.small import SMALL
 
 CPU = torch.device("cpu")
-QUICK = {"steps": 1, "warmup": 0, "questions": 2, "question": 5, "answer": 3, "prefix": 4}
+PARTS = {"encode", "trunk", "select", "tail", "logits"}
+WORDS = [*SMALL, "plan.question=5", "plan.answer=3", "plan.prefix=4", "plan.keep=0.5"]
 
 
-@pytest.fixture
-def files(tmp_path) -> list[str]:
-    """A model file behind stock patches and one behind deeper ones, of the same volume."""
-    found = []
-    for name, depth in (("stock", 2), ("deep", 4)):
-        vision = VISION | {"temporal_patch_size": depth}
-        spec = {"text": TEXT, "vision": vision, "preparation": {"size": [8, 8, 12]}}
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(spec))
-        found.append(str(path))
-    return found
-
-
-def words(**settings) -> list[str]:
-    return [f"{key}={value}" for key, value in (QUICK | settings).items()]
+def small_model():
+    config = compose(WORDS)
+    *_, run = runs_of(config).values()
+    return random_model(config, run, {}), run
 
 
 @pytest.mark.parametrize("mode", ["train", "prefill"])
-def test_cases_stand_beside_each_other(files, tmp_path, capsys, mode) -> None:
+def test_cases_stand_beside_each_other(tmp_path, capsys, mode) -> None:
     out = tmp_path / "report.json"
-    command = ["bench", "step", *words(models=",".join(files), mode=mode, keep=0.5)]
+    deep = "model.vision.temporal_patch_size=28 pruner=none"
+    cases = ["--case", "pruner=none", "--case", deep, "--case", ""]
+    words = [word for word in WORDS if not word.startswith("pruner.")]
+    command = ["bench", "step", *words, *cases, "--rounds", "2", "--mode", mode]
     assert main([*command, "--out", str(out)]) == 0
     text = capsys.readouterr().out
     report = json.loads(out.read_text())
-    cases = report["cases"]
-    assert [(c["visual_tokens"], c["kept_tokens"]) for c in cases] == [(24, 24), (12, 12), (12, 6)]
-    assert [c["stage"] for c in cases] == ["off", "off", "hard"]
-    assert all(c["name"] in text and c["seconds"] > 0 for c in cases)
-    assert {"encode", "trunk", "select", "tail", "logits"} == set(cases[2]["seconds_forward"])
-    # The deeper patches halve the encoder's rows; pruning leaves the encoder alone.
-    assert cases[0]["ratios"]["tflop"] == 1 < cases[1]["ratios"]["tflop"]
-    assert cases[0]["ratios"]["peak_gpu_gib"] is None  # a CPU's memory is not told apart
-    assert report["versions"]["torch"] and report["precision"] == "32-true"
+    found = report["cases"]
+    assert [(c["visual_tokens"], c["kept_tokens"]) for c in found] == [(16, 16), (8, 8), (16, 8)]
+    assert [c["stage"] for c in found] == ["off", "off", "hard"]
+    assert all(c["name"] in text and c["seconds"] > 0 and c["processor_seconds"] > 0 for c in found)
+    assert PARTS == set(found[2]["seconds_forward"])
+    assert found[1]["tflop"] < found[0]["tflop"]  # deeper patches halve the encoder's rows
+    assert report["versions"]["torch"]
 
 
-def test_a_training_step_trains_and_a_prefill_does_not(files) -> None:
-    spec = yaml.safe_load(open(files[1]))
-    for mode in ("train", "prefill"):
-        settings, case = StepSettings(mode=mode, **QUICK), Case(files[1], "hard", "sdpa")
-        model = random_model(spec, case, settings, CPU, "32-true")
-        again = random_model(spec, case, settings, CPU, "32-true")
-        batch = random_batch(model, spec, settings)
-        assert int((batch.targets != -100).sum()) == 2 * (3 if mode == "train" else 1)
-        step = make_step(model, batch, case, settings, "32-true")
-        assert len(timed(step, 2, 1, CPU)) == 2
+def test_cases_of_one_model_share_its_weights_and_take_turns() -> None:
+    model, _ = small_model()
+    other = with_pruner(model, None)
+    assert model.pruner is not None and other.pruner is None
+    assert other.backbone is model.backbone
+    order = []
+    measure([lambda: order.append("a"), lambda: order.append("b")], CPU, rounds=3)
+    assert order == ["a", "b"] * 4  # once to warm up, with the memory measured
+
+
+def test_a_training_step_has_gradients_and_a_prefill_does_not() -> None:
+    model, run = small_model()
+    for mode in ("prefill", "train"):
+        case = Case("small", model, run.shape, "hard", mode)
+        step = case.step()
+        step()
+        grads = [p.grad is not None for p in model.backbone.parameters()]
+        assert all(grads) if mode == "train" else not any(grads)
         forward = model.trunk
-        assert set(parts_of(model, step, CPU)) == {"encode", "trunk", "select", "tail", "logits"}
+        assert set(parts_of(model, step)) == PARTS
         assert model.trunk == forward  # the watch is off again
-        pairs = zip(model.backbone.parameters(), again.backbone.parameters(), strict=True)
-        moved = [not torch.equal(a, b) for a, b in pairs]
-        assert all(moved) if mode == "train" else not any(moved)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares CUDA kernels")
-def test_kernels_agree(files, tmp_path) -> None:
-    out = tmp_path / "report.json"
-    command = words(models=files[1], attention="sdpa,varlen", precision="bf16-true", steps=2)
-    assert main(["bench", "step", *command, "--out", str(out)]) == 0
-    assert all(case["logits_gap"] < 0.02 for case in json.loads(out.read_text())["cases"])
+@pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is Linux's")
+def test_peak_memory_is_that_of_the_step() -> None:
+    def step(mib: int):
+        return lambda: torch.ones(mib * 2**18).sum()
+
+    small, large = peak_memory(step(32), CPU), peak_memory(step(256), CPU)
+    assert 250 < 1024 * large < 300  # the kernel counts pages roughly
+    assert 26 < 1024 * small < 76
+    assert 26 < 1024 * peak_memory(step(32), CPU) < 76  # nothing is left of the large one
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without a GPU")
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("word", "says"),
     [
-        ({"attention": "varlen"}, "model.attention=varlen needs a CUDA device"),
-        ({"attention": "fast"}, "legal values are sdpa, flash, varlen"),
-        ({"device": "cuda"}, "device=cuda: there is no CUDA device here"),
-        ({"device": "tpu"}, "device=tpu: legal values"),
-        ({"steps": 0}, "steps=0: must be at least 1"),
-        ({"keep": 0}, "keep=0.0: legal values"),
+        ("model.attention=varlen", "model.attention=varlen needs a CUDA device"),
+        ("model.attention=fast", "legal values are"),
+        ("plan.keep=0", "plan.keep=0: must be positive"),
     ],
 )
-def test_what_cannot_run_is_named(files, capsys, settings, says) -> None:
-    assert main(["bench", "step", *words(models=files[1], **settings)]) == 1
+def test_what_cannot_run_is_named(capsys, word, says) -> None:
+    assert main(["bench", "step", *WORDS, "--case", word]) == 1
     assert says in capsys.readouterr().err
