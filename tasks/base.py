@@ -18,6 +18,7 @@ from photon.losses import answer_loss
 from photon.model.photon import Output, PhotonModel
 from photon.weights.checks import check_trained
 from tasks.datamodule import Kind
+from tasks.progress import say
 from tasks.sharding import FullySharded, shard
 
 Optimizer = Callable[[Iterable], torch.optim.Optimizer]
@@ -100,6 +101,14 @@ class PhotonTask(LightningModule):
         parts = [(self.model.backbone.model.visual, self.vision_lr), (self, None)]
         optimizer = self.make_optimizer(parameter_groups(parts, decay))
         total = self.trainer.max_steps
+        if self.trainer.is_global_zero and self.trainer.datamodule is not None:
+            rates = " and ".join(
+                f"{rate:g}" for rate in sorted({g["lr"] for g in optimizer.param_groups})
+            )
+            say(
+                "budget",
+                f"{total:,} updates {self.trainer.datamodule.budget()}; learning rate {rates}",
+            )
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, total, self.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -187,6 +187,31 @@ class QuestionData(LightningDataModule):
         )
         end_in_steps(self.trainer, self.train_batches)
 
+    @property
+    def items_an_update(self) -> int:
+        """Volumes (or parts of their questions) of an optimiser step, over all processes."""
+        trainer = self.trainer
+        return self.volumes_per_batch * trainer.world_size * trainer.accumulate_grad_batches
+
+    def budget(self) -> str:
+        """What an update of the training is made of, once it is set up."""
+        most = self.items_an_update * self.questions_per_volume
+        each = "every question once" if self.sampling == "questions" else "every volume once"
+        return f"of at most {most} questions, {self.train_batches.steps:,} an epoch ({each})"
+
+    def state_dict(self) -> dict[str, int]:
+        return {"items_an_update": self.items_an_update}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Raises InputError where other processes would make other updates of the same data."""
+        before, now = state["items_an_update"], self.items_an_update
+        if before != now:
+            raise InputError(
+                f"an update had {before} volumes and has {now} now, with {self.trainer.world_size} "
+                "process(es): set trainer.accumulate_grad_batches so that the number stays, or "
+                "give this run a name of its own (name=...)"
+            )
+
     def train_dataloader(self) -> DataLoader:
         return DataLoader(
             self.train_set,

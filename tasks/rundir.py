@@ -17,8 +17,8 @@ from photon.errors import InputError
 from photon.files import write_json
 
 # Keys that change where a run reports, how fast it goes or what memory it takes, and not what it
-# computes, but for the order of sums. More processes cut an epoch into other batches: a resumed run
-# then goes on at the same share of it.
+# computes, but for the order of sums. `QuestionData` sees to it that devices and accumulation
+# change together; `_checkpoints`, that the strategy can read what was written.
 NEUTRAL_KEYS = (
     "logger",
     "plan",
@@ -26,6 +26,7 @@ NEUTRAL_KEYS = (
     "model.attention",
     "model.device",
     "trainer.accelerator",
+    "trainer.accumulate_grad_batches",
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
@@ -50,8 +51,8 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> Path:
         write_json(stored, dict(config))
         return folder
     # Through JSON once, so that tuples and lists compare alike.
-    now = _flat(json.loads(json.dumps(dict(config))))
-    before = _flat(json.loads(stored.read_text()))
+    now, before = json.loads(json.dumps(dict(config))), json.loads(stored.read_text())
+    now, before = ({**_flat(one), "checkpoints": _checkpoints(one)} for one in (now, before))
     different = sorted(
         key
         for key in now.keys() | before.keys()
@@ -87,6 +88,14 @@ def write_status(folder: str | Path, **fields: Any) -> None:
     """Replace status.json; adds the time of writing (UTC)."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(Path(folder) / "status.json", {**fields, "updated": stamp})
+
+
+def _checkpoints(config: Mapping[str, Any]) -> str:
+    """What a run's checkpoints are: DeepSpeed's folders, FSDP's, or plain files."""
+    strategy = config.get("trainer", {}).get("strategy")
+    target = strategy.get("_target_", "") if isinstance(strategy, dict) else ""
+    own = ("DeepSpeedStrategy", "FullySharded")
+    return next((f"of {name}" for name in own if target.endswith(name)), "plain files")
 
 
 def _neutral(key: str) -> bool:

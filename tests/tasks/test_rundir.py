@@ -31,6 +31,17 @@ def test_another_configuration_is_refused_with_its_keys(tmp_path) -> None:
     assert (tmp_path / "run" / "run.json").read_text() == before
 
 
+def test_what_changes_memory_only_may_change(tmp_path) -> None:
+    """Not where the other strategy could not read the checkpoints."""
+    folder = open_run(tmp_path / "run", changed(devices=1, strategy="auto"))
+    ddp = {"_target_": "lightning.pytorch.strategies.DDPStrategy", "gradient_as_bucket_view": True}
+    assert open_run(folder, changed(devices=4, strategy=ddp, accelerator="gpu")) == folder
+    assert open_run(folder, {**changed(), "model": {"checkpointing": True}}) == folder
+    zero = changed(strategy={"_target_": "lightning.pytorch.strategies.DeepSpeedStrategy"})
+    with pytest.raises(InputError, match="checkpoints: 'plain files' -> 'of DeepSpeedStrategy'"):
+        open_run(folder, zero)
+
+
 def test_hash_follows_what_a_run_computes() -> None:
     assert config_hash(CONFIG) == config_hash(changed(log_every_n_steps=3))
     assert config_hash(CONFIG) != config_hash(changed(max_steps=6))
