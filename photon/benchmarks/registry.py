@@ -1,8 +1,8 @@
-"""All readers by name, and a reader from KEY=VALUE words as the command line gives them."""
+"""All readers by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 from photon.benchmarks.abdomenatlas import AbdomenAtlas
 from photon.benchmarks.ct_rate import CtRate
@@ -15,8 +15,7 @@ from photon.benchmarks.rad3d import Rad3D
 from photon.benchmarks.reader import Reader
 from photon.benchmarks.slake import Slake
 from photon.benchmarks.swift_files import SwiftFiles
-from photon.errors import InputError
-from photon.words import bind
+from photon.errors import InputError, did_you_mean
 
 READERS: dict[str, type[Reader]] = {
     reader.facts.name: reader
@@ -27,20 +26,23 @@ READERS: dict[str, type[Reader]] = {
 }  # fmt: skip
 
 
-def build_reader(words: Mapping[str, str]) -> Reader:
-    """The reader of {"dataset": NAME, KEY: TEXT, ...}; phase1 gets its published parts.
-
-    Raises InputError naming an unknown benchmark, key or value.
-    """
-    settings = dict(words)
-    name = settings.pop("dataset", "")
+def find_reader(name: str) -> type[Reader]:
+    """The reader of a benchmark; InputError for a name that none has."""
     if name not in READERS:
-        raise InputError(f"dataset={name}: there is no such benchmark; {', '.join(READERS)}")
-    if name == "phase1":
-        root = settings.pop("root", Reader.root)
-        parts = {"ct_rate": CtRate(root), "abdomenatlas": AbdomenAtlas(root)}
-        holdout = {"rad3d": Rad3D(root), "deeptumorvqa": DeepTumorVQA(root)}
-        if settings:
-            raise InputError(f"dataset=phase1 takes root only, not {', '.join(settings)}")
-        return PhaseOne(root, parts=parts, holdout=holdout)
-    return bind(READERS[name], settings, name)
+        raise InputError(f"dataset {name}: there is no such benchmark{did_you_mean(name, READERS)}")
+    return READERS[name]
+
+
+def build_reader(name: str, **settings: Any) -> Reader:
+    """The reader of a benchmark with these settings; phase1 gets its published parts.
+
+    Raises InputError naming an unknown benchmark or a wrong value.
+    """
+    reader = find_reader(name)
+    if reader is PhaseOne:
+        root = settings.get("root", Reader.root)
+        settings |= {
+            "parts": {"ct_rate": CtRate(root), "abdomenatlas": AbdomenAtlas(root)},
+            "holdout": {"rad3d": Rad3D(root), "deeptumorvqa": DeepTumorVQA(root)},
+        }
+    return reader(**settings)

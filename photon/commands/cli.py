@@ -1,10 +1,9 @@
 """`python -m photon COMMAND ...`: parse, dispatch, turn user errors into one line and exit code 1.
 
-A command lives near its subject, in a module with a function `add_parser(subparsers)` that adds one
-or more parsers and ends each with `parser.set_defaults(run=function)`; `function(args)` returns the
-exit code. Such a module imports nothing heavy at its top, so that `--help` answers at once. To add
-commands, add the module to `MODULES`. One of them lies in tasks/, since it composes a
-configuration: it is named there and never imported by photon/.
+A command is a file beside this one with `add_parser(subparsers)`, which adds its parser and ends
+with `parser.set_defaults(run=function)`; `function(args)` returns the exit code. Such a file
+imports nothing heavy at its top, so that `--help` answers at once. Its name goes into `MODULES`; one of them
+lies in tasks/, since it composes a configuration: it is named here and never imported by photon/.
 """
 
 import argparse
@@ -14,13 +13,16 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
+from photon.commands.flags import CommandParser
 from photon.errors import InputError
 
 MODULES = (
-    "photon.commands.volumes",
+    "photon.commands.prepare",
+    "photon.commands.check",
     "photon.commands.questions",
     "photon.commands.convert",
     "photon.commands.study",
+    "photon.commands.surrogate",
     "photon.commands.ask",
     "tasks.bench",
 )
@@ -32,7 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m photon",
         description="Photon: questions about 3D medical volumes, with token pruning.",
     )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
     for module in MODULES:
         import_module(module).add_parser(subparsers)
     return parser
@@ -40,10 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (1 for user errors, 130 when interrupted)."""
-    args = build_parser().parse_args(argv)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
+            args = build_parser().parse_args(argv)
             return args.run(args)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -315,27 +315,13 @@ def test_swift_files_are_confined_to_their_root(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", READERS)
 def test_every_reader_states_its_facts(name) -> None:
-    reader = build_reader({"dataset": name})
+    reader = build_reader(name)
     facts = reader.facts
     assert facts.name == name and all((facts.title, facts.licence, facts.source, facts.layout))
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
     assert f"`{name}`" in page
     for count in facts.counts.values():
         assert f"{count:,}" in page, f"docs/benchmarks.md does not state {name}'s {count:,}"
-
-
-def test_settings_from_words() -> None:
-    slake = build_reader({"dataset": "slake", "modality": "null", "languages": "[zh]"})
-    assert slake.modality is None and slake.languages == ("zh",)
-    assert build_reader({"dataset": "medframeqa", "seed": "3"}).seed == 3
-    for words, says in (
-        ({"dataset": "slack"}, "dataset=slack: there is no such benchmark; rad3d"),
-        ({"dataset": "rad3d", "scan": "x"}, "scan=x: rad3d has the keys root, prompt, files"),
-        ({"dataset": "rad3d", "scans": "x"}, "scans=x: legal values are fixed, original, flat"),
-        ({"dataset": "medframeqa", "seed": "x"}, "seed=x: is not a whole number"),
-    ):
-        with pytest.raises(InputError, match=says):
-            build_reader(words)
 
 
 def test_the_published_sample_files(shared_data) -> None:

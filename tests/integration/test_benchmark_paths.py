@@ -26,6 +26,7 @@ QUICK = (
     "callbacks.checkpoint.every=2",
 )
 SIZE = ("--spacing", "6", "--crop", "56", "--size", "56", "--preset", "tiny", "--workers", "1")
+STORE = ("--root", "data", "--store", "store")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def call(folder):
 
 @pytest.fixture(scope="module")
 def prepared(folder, call) -> str:
-    done = call("-m", "photon", "prepare", "dataset=phase1", "root=data", "--store", "store", *SIZE)
+    done = call("-m", "photon", "prepare", "--dataset", "phase1", *STORE, *SIZE)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -63,7 +64,7 @@ def test_prepare_says_what_it_needs_and_does(call, prepared) -> None:
     assert "phase1 train reports: 4 records of 2 files" in prepared
     assert "8 cases to prepare (volumes to 56x56x56)" in prepared and "GiB free" in prepared
     assert "8 prepared, 0 already there, 0 bad" in prepared
-    words = ("dataset=rad3d", "root=data", "--store", "store", *SIZE)
+    words = ("--dataset", "rad3d", *STORE, *SIZE)
     again = call("-m", "photon", "prepare", *words)
     assert "0 prepared, 4 already there, 0 bad" in again.stdout  # the same scans
     assert not (Path("store") / "bad_rows.jsonl").exists()
@@ -100,8 +101,8 @@ def test_rows_without_a_scan_are_survived_and_listed(folder, call, prepared) -> 
     kept = gone.with_suffix(".away")
     gone.rename(kept)
     try:
-        words = ("dataset=rad3d", "root=data", "--split", "test", "--store", "other", *SIZE)
-        done = call("-m", "photon", "prepare", *words)
+        words = ("--dataset", "rad3d", "--root", "data", "--split", "test", "--store", "other")
+        done = call("-m", "photon", "prepare", *words, *SIZE)
     finally:
         kept.rename(gone)
     assert done.returncode == 0 and "1 prepared" in done.stdout
@@ -112,12 +113,12 @@ def test_rows_without_a_scan_are_survived_and_listed(folder, call, prepared) -> 
 
 
 def test_check_of_a_benchmark(folder, call) -> None:
-    check = ("-m", "photon", "check", "dataset=rad3d", "root=data", "--workers", "1")
+    check = ("-m", "photon", "check", "--dataset", "rad3d", "--root", "data", "--workers", "1")
     done = call(*check, "--report", "report.json")
     report = json.loads((folder / "report.json").read_text())
     assert done.returncode == 1 and report["error_counts"] == {"count": 2}  # a miniature
     assert report["files"] == {"rad3d train": 102, "rad3d test": 82} and report["volumes"] == 4
     assert report["expected"]["rad3d test questions"] == 33_910
     assert "has 82 rows where 33910 are published" in done.stderr
-    wrong = call("-m", "photon", "check", "dataset=rad3d", "report.json")
-    assert wrong.returncode == 1 and "write settings as KEY=VALUE" in wrong.stderr
+    wrong = call("-m", "photon", "check", "--dataset", "rad3d", "report.json")
+    assert wrong.returncode == 1 and "reads its own files" in wrong.stderr

@@ -67,11 +67,11 @@ def test_a_split_and_a_medium_are_checked_before_training(tree) -> None:
 
 @pytest.mark.parametrize("name", READERS)
 def test_configuration_and_command_line_have_the_same_defaults(name) -> None:
-    """conf/dataset/NAME.yaml builds what `prepare dataset=NAME` builds, and shows every setting."""
+    """conf/dataset/NAME.yaml builds what `prepare --dataset NAME` does, with every setting."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         node = to_plain(hydra.compose("eval", [f"dataset={name}"]))["dataset"]
     reader = instantiate(node, "dataset").reader
-    assert reader == build_reader({"dataset": name})
+    assert reader == build_reader(name)
     fields = {field.name for field in dataclasses.fields(reader)}
     assert fields - {"prompt"} <= set(node["reader"]) - {"_target_"}
 

@@ -262,7 +262,8 @@ def test_prepare_and_check_from_the_command_line(tmp_path, capsys) -> None:
     rows = [{"query": "What?", "response": "no", "images": [source]} for source in sources]
     (root / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["prepare", str(root / "q.jsonl"), "--store", str(tmp_path / "store")]
-    command += ["--images", "frames=3", "max_pixels=3136", "frame_pixels=3136", "--workers", "1"]
+    command += ["--images.frames", "3", "--workers", "1"]
+    command += ["--images.max_pixels", "3136", "--images.frame_pixels", "3136"]
     assert main(command) == 0
     captured = capsys.readouterr()
     assert "3 prepared, 0 already there, 2 bad" in captured.out
@@ -275,8 +276,8 @@ def test_prepare_and_check_from_the_command_line(tmp_path, capsys) -> None:
     assert main(["check", str(root / "q.jsonl"), "--workers", "1"]) == 1
     said = capsys.readouterr()
     assert "5 volumes: 2 errors" in said.out and "frames/9.png: no such file" in said.err
-    assert main([*command[:-4], "frames=few"]) == 1
-    assert "write KEY=NUMBER" in capsys.readouterr().err
+    assert main([*command[:-2], "--images.frame_pixels", "100"]) == 1
+    assert "preparation.images.frame_pixels: 100 is less than" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
