@@ -21,7 +21,6 @@ ROOMS = (
     "files",
     "imports",
     "packing",
-    "words",
     "volume",
     "questions",
     "phantoms",
