@@ -17,11 +17,9 @@ from omegaconf import OmegaConf
 from photon.errors import InputError
 from tasks.callbacks import PruningSchedule
 from tasks.entry import CONF
-from tasks.schema import EvalConfig, check_config, check_strategy, instantiate, to_plain
+from tasks.schema import EvalConfig, RunConfig, check_config, check_strategy, instantiate, to_plain
 
 ROOT = CONF.parent
-# The data module is built last; once it stands, its arguments are checked like all others.
-DATA_MODULE = (ROOT / "tasks" / "datamodule.py").is_file()
 
 
 def options(group: str) -> list[str]:
@@ -33,14 +31,12 @@ def compose(*overrides: str, name: str = "train", with_hydra: bool = False):
         return hydra.compose(name, list(overrides), return_hydra_config=with_hydra)
 
 
-def checked(*overrides: str) -> dict:
-    config = compose(*overrides)
+def checked(*overrides: str, name: str = "train", schema: type = RunConfig) -> dict:
+    config = compose(*overrides, name=name)
     for key in OmegaConf.missing_keys(config):  # what only a user can say: files
         OmegaConf.update(config, key, "given.nii.gz")
     plain = to_plain(config)
-    if not DATA_MODULE:
-        plain["dataset"] = {"_target_": "tasks.callbacks.Throughput"}
-    check_config(plain)
+    check_config(plain, schema)
     return plain
 
 
@@ -130,10 +126,7 @@ def test_keys_for_a_part_that_was_not_chosen_are_mistakes() -> None:
 
 
 def test_eval_composes_and_binds() -> None:
-    plain = to_plain(compose(name="eval"))
-    if not DATA_MODULE:
-        plain["dataset"] = {"_target_": "tasks.callbacks.Throughput"}
-    check_config(plain, EvalConfig)
+    checked(name="eval", schema=EvalConfig)
 
 
 def test_profiles_are_those_of_the_design() -> None:
