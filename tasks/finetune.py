@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -183,7 +182,7 @@ def perturb_volumes(batch: VolumeBatch, robust: Tensor, channels: int) -> Volume
     rows = list(batch.patches.split(batch.patch_counts))
     for v in sorted(volumes):
         rows[v] = perturb(rows[v], sample_perturbation(generator), generator, channels)
-    return replace(batch, patches=torch.cat(rows))
+    return batch.with_patches(torch.cat(rows))
 
 
 def retention_rows(batch: VolumeBatch, selection: Selection | None, band: Band) -> list[dict]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from photon.batch.batch import BatchBuilder
+from photon.batch.builder import BatchBuilder
 from photon.model.photon import PhotonModel
 from photon.pruning.its import PhotonPruner
 from photon.questions.prompts import Prompt

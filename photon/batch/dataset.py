@@ -11,7 +11,8 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from photon.batch.batch import BatchBuilder, Visual, VolumeBatch
+from photon.batch.batch import VolumeBatch
+from photon.batch.builder import BatchBuilder, Visual
 from photon.questions.prompts import Prompt, build_prompt
 from photon.questions.record import Record
 from photon.volume.sources import Source, locate

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from photon.cost.flops import linear_weights
 from photon.cost.shape import Shape, stock_model
-from photon.model.attention import AttentionPlan
+from photon.model.attention import SharedPlan
 from photon.model.encoder import VolumeEncoder
 from photon.model.layers import DecoderLayers
 from photon.model.photon import Stage
@@ -110,9 +110,7 @@ def _encode(stock: nn.Module, grid, dtype: torch.dtype) -> Callable[[], Any]:
     return lambda: encoder(torch.empty(patches, voxels, dtype=dtype), [grid])
 
 
-def _decode(
-    stock: nn.Module, rows: int, plan: AttentionPlan, dtype: torch.dtype
-) -> Callable[[], Any]:
+def _decode(stock: nn.Module, rows: int, plan: SharedPlan, dtype: torch.dtype) -> Callable[[], Any]:
     layers = DecoderLayers(stock.model.language_model)
 
     def run() -> Any:
@@ -123,16 +121,19 @@ def _decode(
     return run
 
 
-def _trunk_plan(shape: Shape) -> AttentionPlan:
-    """A prefix, and questions that see it and themselves: as `PhotonDecoder.trunk`."""
+def _trunk_plan(shape: Shape) -> SharedPlan:
+    """A prefix, and questions that read it: as `PhotonDecoder.trunk`."""
     prefix = torch.arange(shape.prefix + shape.visual)
-    own = torch.arange(len(prefix), shape.rows_below()).split(shape.suffix)
-    lengths = [len(prefix), *[shape.suffix] * shape.questions]
-    return AttentionPlan(lengths, [prefix, *[torch.cat([prefix, rows]) for rows in own]])
+    return SharedPlan([len(prefix)], [shape.suffix] * shape.questions, [prefix] * shape.questions)
 
 
-def _tail_plan(shape: Shape, stage: Stage) -> AttentionPlan:
-    if stage == "off":
+def _tail_plan(shape: Shape, stage: Stage) -> SharedPlan:
+    """As `PhotonDecoder.tail`."""
+    n, suffixes = shape.questions, [shape.suffix] * shape.questions
+    if stage == "off" or (stage == "soft" and shape.tail != "question"):
         return _trunk_plan(shape)
-    rows = shape.rows_above(stage)
-    return AttentionPlan([rows // shape.questions] * shape.questions)
+    if shape.tail != "question":
+        reads = torch.arange(shape.prefix + shape.kept)
+        return SharedPlan([shape.prefix + shape.once], suffixes, [reads] * n)
+    rows = shape.rows_above(stage) // n - shape.suffix
+    return SharedPlan([rows] * n, suffixes, torch.arange(n * rows).split(rows))

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from photon.batch.layout import Tail
 from photon.batch.patches import Grid, patch_grid
 from photon.model.photon import Stage
 from photon.packing import Segments
 from photon.pruning.base import selection_layer
 from photon.pruning.retention import budget_counts
 
-Tail = Literal["question", "union", "all"]
 VOCABULARY = 1129  # of the tiny models, which take their tokenizer's
 
 

@@ -175,14 +175,18 @@ class Evaluator:
     ) -> Pruner | None:
         """The condition's pruner; None keeps every token, as does a model without a pruner."""
         own, layer = self.model.pruner, self.layer
+        tail = "question" if own is None else own.tail
         if own is None and condition.keep is None or condition.pruner is None:
             return None
         if condition.pruner in ("random", "oracle"):
             counts = self._counts(condition, evidence, writers)
-            return GivenPruner(masks=[self._mask(condition, evidence, i, n) for i, n in counts])
+            masks = [self._mask(condition, evidence, i, n) for i, n in counts]
+            return GivenPruner(masks=masks, tail=tail)
         if condition.pruner == "photon" and own is not None:
             return own
-        return find_pruner(condition.pruner)(layer).to(reading.trunk.hidden.device).eval()
+        made = find_pruner(condition.pruner)(layer).to(reading.device).eval()
+        made.tail = tail
+        return made
 
     def _counts(
         self, condition: Condition, evidence: Evidence, writers: Mapping[str, PredictionWriter]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from photon.batch.batch import Visual
+from photon.batch.builder import Visual
 from photon.batch.dataset import Item, VolumeQuestions
 from photon.evaluation.controls import shuffled_volumes
 from photon.questions.record import Record

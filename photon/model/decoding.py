@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,11 +20,9 @@ from transformers import (
 )
 
 from photon.batch.batch import VolumeBatch
-from photon.model.attention import AttentionPlan
+from photon.model.attention import SharedPlan
 from photon.model.cache import KeyValues
-
-if TYPE_CHECKING:
-    from photon.model.photon import PhotonModel
+from photon.model.decoder import PhotonDecoder
 
 Choose = Callable[[Tensor, list[int]], Tensor]
 
@@ -42,40 +40,44 @@ class Streamer(Protocol):
 class Decoding:
     """G sequences after their prompts' pass; a step is a suffix of length one for each.
 
-    caches: of the layers up to l and of those above, or of all layers where nothing is dropped.
-    `logits` (G, vocabulary) tell of the token that comes next. Rows are never written in place, so
-    beams share those of their prompt.
+    caches: of the layers up to l and of those above, or of all layers where they share one. head:
+    hidden rows (G, D) to logits. `logits` (G, vocabulary) tell of the token that comes next. Cached
+    rows are never changed, so beams share those of their prompt.
     """
 
     def __init__(
-        self, model: PhotonModel, caches: list[KeyValues], hidden: Tensor, positions: Tensor
+        self,
+        decoder: PhotonDecoder,
+        head: Callable[[Tensor], Tensor],
+        caches: list[KeyValues],
+        hidden: Tensor,
+        positions: Tensor,
     ):
-        self.model = model
+        self.decoder = decoder
+        self.head = head
         self.caches = caches
         self.positions = positions  # (3, G) of the next token
-        self.logits = model.logits(hidden)
+        self.logits = head(hidden)
 
     def step(self, tokens: Tensor) -> None:
         """Append one token (G,) to each sequence."""
-        layers = self.model.decoder.layers
+        layers, ones = self.decoder.layers, [1] * len(tokens)
         hidden, start = layers.embed(tokens), 0
         for cache in self.caches:
-            new = torch.arange(cache.total, cache.total + len(tokens), device=tokens.device)
-            cache.extend_rows(list(new.split(1)))
-            plan = AttentionPlan(
-                [1] * len(tokens), cache.rows, backend=self.model.attention, device=tokens.device
+            plan = SharedPlan(
+                [], ones, cache.seen, cache.total, self.decoder.attention, tokens.device
             )
             stop = start + cache.n_layers
-            hidden = layers.run(hidden, self.positions, plan, start, stop, cache)[0]
+            hidden, _ = layers.run(hidden, self.positions, plan, start, stop, cache)
             start = stop
         self.positions = self.positions + 1
-        self.logits = self.model.logits(hidden)
+        self.logits = self.head(hidden)
 
     def reorder(self, index: Tensor) -> None:
         """Sequence i goes on from what was sequence index[i], to end, repeat or swap sequences."""
         order = index.tolist()
         for cache in self.caches:
-            cache.rows = [cache.rows[i] for i in order]
+            cache.seen = [cache.seen[i] for i in order]
         self.positions, self.logits = self.positions[:, order], self.logits[order]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from photon.batch.batch import Visual, VolumeBatch
+from photon.batch.batch import VolumeBatch
+from photon.batch.builder import Visual
 from photon.batch.dataset import Collate, Item
 from photon.model.generate import Generation, Reading, answer, read_for, read_on
 from photon.model.photon import PhotonModel

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +12,9 @@ from photon.batch.batch import VolumeBatch
 from photon.model.cache import KeyValues
 from photon.model.decoder import Trunk
 from photon.model.decoding import Decoding, Sampling, Streamer, decode, likeliest
+from photon.model.photon import PhotonModel, Stage
+from photon.model.stock_loop import beam_search
 from photon.pruning.base import Keep, Pruner, Selection, selection_layer
-
-if TYPE_CHECKING:
-    from photon.model.photon import PhotonModel, Stage
 
 
 @dataclass(frozen=True)
@@ -67,18 +65,20 @@ class _Clock:
         self.last = now
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reading:
     """A batch after the layers up to l: any number of selections can answer from it.
 
     What it holds does not depend on what is selected, so that several pruners, budgets and the
-    unpruned model on the same volumes share the encoder and these layers.
+    unpruned model on the same volumes share the encoder and these layers; and with tail `all` or
+    nothing dropped, the volumes' rows in the layers above too, once they were run.
     """
 
     batch: VolumeBatch
     trunk: Trunk
     cache: KeyValues
     seconds: dict[str, float]
+    above: KeyValues | None = None  # of all prefix rows, in the layers above l
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +92,7 @@ def read(model: PhotonModel, batch: VolumeBatch, cut: int | None = None) -> Read
     visual = model.encode(batch)
     clock.mark("encoder")
     cache = KeyValues()
-    trunk = model.trunk(batch, visual, cut, cut, cache)
+    trunk = model.trunk(batch, visual, cut, cache)
     clock.mark("layers up to l")
     return Reading(batch, trunk, cache, clock.seconds)
 
@@ -108,12 +108,15 @@ def read_for(
 
 @torch.no_grad()
 def read_on(model: PhotonModel, before: Reading, batch: VolumeBatch) -> Reading:
-    """Other questions about the items of a reading, whose volumes and prefixes do not run again."""
+    """Other questions about the items of a reading, whose volumes and prefixes do not run again.
+
+    Above l neither, where `before` has answered with tail `all` or with nothing dropped.
+    """
     clock = _Clock(before.device)
     cache = before.cache.head(batch.prefixes.total)
     trunk = model.decoder.follow(before.trunk, batch, cache)
     clock.mark("layers up to l")
-    return Reading(batch, trunk, cache, clock.seconds)
+    return Reading(batch, trunk, cache, clock.seconds, before.above)
 
 
 @torch.no_grad()
@@ -139,20 +142,23 @@ def _begin(
     generator: torch.Generator | None,
 ) -> tuple[Decoding, Selection | None]:
     batch, trunk, low = reading.batch, reading.trunk, reading.cache.fork()
-    last = batch.suffixes.starts + batch.suffixes.counts - 1
-    caches, selection = [low], None
-    if stage == "off" or (pruner or model.pruner) is None:
-        hidden = model.decoder.rest(trunk, low.n_layers, low).suffix[last]
-    else:
+    pruner, selection = model.pruner if pruner is None else pruner, None
+    if stage != "off" and pruner is not None:
         selection = model.select(trunk, keep, pruner, generator)
         clock.mark("selection")
-        high = KeyValues()
-        rows, place = model.decoder.tail(trunk, selection, start=low.n_layers, cache=high)
-        hidden = rows[place[last]]
         if model.kv == "compact":
-            low.rows = _compact(trunk, selection)
+            low.seen = _compact(batch, selection)
+    caches, hidden = [low], trunk.suffix
+    if low.n_layers < model.n_layers:
+        shared, n = selection is None or pruner.tail == "all", batch.prefixes.total
+        high = reading.above.head(n) if shared and reading.above else KeyValues()
+        hidden = model.decoder.tail(trunk, selection, low.n_layers, pruner, cache=high)
+        if shared:
+            reading.above = high.head(n)
         caches.append(high)
-    decoding = Decoding(model, caches, hidden, batch.suffix_positions[:, last] + 1)
+    last = batch.suffixes.starts + batch.suffixes.counts - 1
+    positions = batch.suffix_positions[:, last] + 1
+    decoding = Decoding(model.decoder, model.logits, caches, hidden[last], positions)
     clock.mark("layers above l")
     return decoding, selection
 
@@ -176,8 +182,6 @@ def answer(
     batch, clock = reading.batch, _Clock(reading.device)
     decoding, selection = _begin(model, reading, clock, stage, keep, pruner, generator)
     if num_beams > 1:
-        from photon.weights.hf import beam_search
-
         tokens = beam_search(decoding, batch, num_beams, end_id, max_new_tokens)
     else:
         if streamer is not None:
@@ -211,7 +215,8 @@ def generate(
     keep: a budget in place of the learned threshold (share, count or counts (Q,)). pruner: another
     pruner than the model's own. stage `off` keeps every visual token. generator: of pruners that
     draw. Exact: neither the other questions of a batch nor the caches change an answer beyond
-    rounding. Raises ValueError where beams meet sampling or a streamer, or a streamer a batch.
+    rounding; with tail `union` above l, the other questions do (see `lay_out`). Raises ValueError
+    where beams meet sampling or a streamer, or a streamer a batch.
     """
     _check_choice(len(batch.suffixes), sampling, num_beams, streamer)
     reading = read_for(model, batch, stage, pruner)
@@ -238,9 +243,9 @@ def _check_choice(
         raise ValueError(f"a streamer follows one question, and the batch has {n_questions}")
 
 
-def _compact(trunk: Trunk, selection: Selection) -> list[Tensor]:
-    """Rows of the layers up to l without the dropped visual tokens."""
-    alive = torch.ones_like(trunk.is_visual)
-    alive[trunk.is_visual] = selection.keep
-    lengths = trunk.seen.sum(alive.long()).tolist()
-    return list(trunk.rows[alive].split(lengths))
+def _compact(batch: VolumeBatch, selection: Selection) -> list[Tensor]:
+    """Rows of the layers up to l that each question sees, without the dropped visual tokens."""
+    layout = batch.lay_out(selection.keep.cpu())
+    own = torch.arange(batch.suffixes.total).split(batch.suffixes.lengths)
+    pairs = zip(layout.reads, own, strict=True)
+    return [torch.cat([reads, rows + batch.prefixes.total]) for reads, rows in pairs]

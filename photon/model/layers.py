@@ -6,62 +6,14 @@ Shape suffixes: R packed rows, N query heads, K key-value heads, H head size, D 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from photon.model.attention import AttentionPlan
+from photon.model.attention import SharedPlan
 from photon.model.cache import KeyValues
 from photon.model.encoder import cos_sin, rotate
 from photon.model.recompute import recomputed
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Queries (R, N, H) and keys (R, K, H) of the selection layer, from which scores are made.
-
-    `turned_` ones carry their rotary embedding.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    turned_queries: Tensor
-    turned_keys: Tensor
-
-    def follow(self, n: int, other: Scored) -> Scored:
-        """The first n rows of this one, then the rows of another."""
-        pairs = ((getattr(self, name), value) for name, value in vars(other).items())
-        return Scored(*(torch.cat([ours[:n], theirs]) for ours, theirs in pairs))
-
-
-@dataclass(frozen=True)
-class Deepstack:
-    """Features that visual rows receive after each of the first decoder layers (Qwen3-VL)."""
-
-    rows: Tensor  # (J,) the visual rows among those that run, ascending
-    features: tuple[Tensor, ...]  # (J, D) for decoder layers 0, 1, ...
-
-    def take(self, rows: Tensor) -> Deepstack:
-        """Of `hidden[rows]` (L,), what this is of `hidden`; rows may be left out and repeat."""
-        if not self.features:
-            return self
-        at = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
-        mine = self.rows[at] == rows
-        features = tuple(part[at[mine]] for part in self.features)
-        return Deepstack(mine.nonzero().squeeze(1), features)
-
-    def scaled(self, scale: Tensor) -> Deepstack:
-        """With the features of each of the rows (R,) times its scale."""
-        by = scale[self.rows, None] if self.features else scale
-        return Deepstack(self.rows, tuple(part * by.to(part.dtype) for part in self.features))
-
-    def add(self, layer: int, hidden: Tensor) -> Tensor:
-        """Rows (R, D) after a layer, with its features; the same rows where it has none."""
-        if layer >= len(self.features):
-            return hidden
-        return hidden.index_add(0, self.rows, self.features[layer].to(hidden.dtype))
 
 
 class DecoderLayers(nn.Module):
@@ -110,52 +62,48 @@ class DecoderLayers(nn.Module):
         self,
         hidden: Tensor,
         positions: Tensor,
-        plan: AttentionPlan,
+        plan: SharedPlan,
         start: int = 0,
         stop: int | None = None,
         cache: KeyValues | None = None,
-        score_layer: int | None = None,
         gate: Tensor | None = None,
-        deepstack: Deepstack | None = None,
-    ) -> tuple[Tensor, Scored | None]:
-        """Layers start..stop-1 over rows (R, D) at positions (3, R), and what `deepstack` adds.
+        deepstack: tuple[Tensor, Sequence[Tensor]] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Layers start..stop-1 over rows (R, D) at positions (3, R).
 
-        With a `cache`, the plan's key rows index the cached rows followed by these rows. Returns
-        the hidden rows and, where `score_layer` is among the layers, its queries and keys. gate
-        (R,): added to every attention logit at these rows as keys (no cache then).
+        With a `cache`, its rows come before these as keys, and these are added to it. gate: of the
+        suffixes' keys, see `SharedPlan.attend`. deepstack: rows (n,) and what they receive after
+        layers 0, 1, ..., each (n, D) (Qwen3-VL). Returns the hidden rows, and the last layer's
+        queries (R, N, H) and keys (R, K, H) without rotary embedding.
         """
         rope = self.rope(positions)
-        scored = None
         on = self.checkpointing and self.training and cache is None
         for i in range(start, self.n_layers if stop is None else stop):
-            hidden, seen = recomputed(self._layer, i, hidden, rope, plan, cache, gate, on=on)
-            if i == score_layer:
-                scored = seen
-            if deepstack is not None:
-                hidden = deepstack.add(i, hidden)
-        return hidden, scored
+            hidden, *scored = recomputed(self._layer, i, hidden, rope, plan, cache, gate, on=on)
+            if deepstack is not None and i < len(deepstack[1]):
+                hidden = hidden.index_add(0, deepstack[0], deepstack[1][i].to(hidden.dtype))
+        if cache is not None:
+            cache.seen = plan.seen
+        return hidden, tuple(scored)
 
     def _layer(
         self,
         i: int,
         hidden: Tensor,
         rope: tuple[Tensor, Tensor],
-        plan: AttentionPlan,
+        plan: SharedPlan,
         cache: KeyValues | None,
         gate: Tensor | None,
-    ) -> tuple[Tensor, Scored]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         layer = self.model.layers[i]
         q, k, v = self._project(layer.self_attn, layer.input_layernorm(hidden))
-        q_turned, k_turned = rotate(q, rope), rotate(k, rope)
-        keys, values = (k_turned, v) if cache is None else cache.append(i, k_turned, v)
-        scale = q.shape[-1] ** -0.5
-        if gate is None:
-            out = plan.attend(q_turned, keys, values, scale)
-        else:
-            out = attend_gated(plan, q_turned, keys, values, scale, gate)
+        q_turned, keys, values = rotate(q, rope), rotate(k, rope), v
+        if cache is not None:
+            keys, values = cache.append(i, keys, v)
+        out = plan.attend(q_turned, keys, values, q.shape[-1] ** -0.5, gate)
         hidden = hidden + layer.self_attn.o_proj(out.flatten(1))
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        return hidden, Scored(q, k, q_turned, k_turned)
+        return hidden, q, k
 
     def _project(self, attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q = attention.q_proj(x).unflatten(-1, (self.n_heads, -1))
@@ -196,21 +144,3 @@ def rotary_axes(sections: Sequence[int], interleaved: bool) -> list[int]:
         for place in range(axis, min(3 * sections[axis], len(axes)), 3):
             axes[place] = axis
     return axes
-
-
-def attend_gated(
-    plan: AttentionPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, gate: Tensor
-) -> Tensor:
-    """Attention with gate (R,) added to the logits of each key row, through any kernel.
-
-    One more dimension carries it: queries hold 1 / scale there, keys the gate. exp(gate) is then
-    the weight that a row has as a key: 1 at gate 0, and minus infinity removes it. Zeros fill up
-    the head, whose size the CUDA kernels want to be a multiple of 8.
-    """
-    size = q.shape[-1]
-    fill = 7 - size % 8
-    one = F.pad(torch.full_like(q[..., :1], 1 / scale), (0, fill))
-    extra = F.pad(gate.to(k.dtype)[:, None, None].expand(-1, k.shape[1], 1), (0, fill))
-    wide = F.pad(v, (0, fill + 1))
-    out = plan.attend(torch.cat([q, one], -1), torch.cat([k, extra], -1), wide, scale)
-    return out[..., :size]

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from photon.batch.batch import IGNORE, BatchBuilder, Timestamps, VolumeBatch
+from photon.batch.batch import VolumeBatch
+from photon.batch.builder import BatchBuilder, Timestamps
 from photon.batch.positions import Resume, check_resume
 from photon.model.attention import check_backend
 from photon.model.cache import KeyValues
 from photon.model.decoder import PhotonDecoder, Trunk
 from photon.model.encoder import VisualFeatures, VolumeEncoder
-from photon.model.generate import generate
 from photon.packing import Segments
 from photon.pruning.base import Keep, PruneContext, Pruner, Selection, selection_layer
 from photon.questions.prompts import token_id
@@ -157,38 +157,41 @@ class PhotonModel(nn.Module):
         """
         stage = "off" if self.pruner is None else stage
         visual = self.encode(batch)
-        cut = None if self.pruner is None else self.cut
-        trunk = self.trunk(batch, visual, cut, None if stage == "off" else cut)
-        context = None if cut is None else trunk.context(self.pruner.score_rope)
-        supervised = batch.targets != IGNORE
-        at = supervised.nonzero().squeeze(1)
-        targets = batch.targets[at]
-        questions = Segments(batch.suffixes.sum(supervised.long()), at.device)
+        trunk = self.trunk(batch, visual, None if self.pruner is None else self.cut)
+        if self.pruner is None:
+            return Output(self.answers(batch, trunk.suffix), visual.tokens)
+        context = trunk.context(self.pruner.score_rope)
         if stage == "off":
-            answers = Answers(self.logits(trunk.suffix[at]), targets, questions)
-            return Output(answers, visual.tokens, context)
+            hidden = self.decoder.tail(trunk, None, self.cut)
+            return Output(self.answers(batch, hidden), visual.tokens, context)
         selection = self.select(trunk, generator=generator)
         if weight is None:
-            weight = torch.full((len(questions),), 1 / len(questions))
-        weight = weight.to(at.device)
-        if stage == "soft" and selection.prob is not None:
-            hidden, place = self.decoder.tail_soft(trunk, selection, self.cut, weight > 0)
-        else:
-            hidden, place = self.decoder.tail(trunk, selection, self.cut, weight, self.pruner)
-        answers = Answers(self.logits(hidden[place[at]]), targets, questions)
-        flipped = None
+            weight = torch.full((len(batch.suffixes),), 1 / len(batch.suffixes))
+        weight = weight.to(trunk.hidden.device)
+        soft = stage == "soft" and selection.prob is not None
+        hidden = self.decoder.tail(trunk, selection, self.cut, self.pruner, soft, weight)
+        answers, flipped = self.answers(batch, hidden), None
         if flip is not None and bool(flip.any()):
-            flip = flip.to(at.device)
-            hidden, place = self.decoder.tail(trunk, selection.flip(), self.cut, questions=flip)
-            use = questions.expand(flip)
-            flipped = Answers(
-                self.logits(hidden[place[at[use]]]),
-                targets[use],
-                Segments(questions.counts * flip, at.device),
-            )
+            questions = flip.tolist()
+            inverted = selection.flip()
+            hidden = self.decoder.tail(trunk, inverted, self.cut, self.pruner, questions=questions)
+            flipped = self.answers(batch, hidden, questions)
         return Output(answers, visual.tokens, context, selection, flipped)
 
-    generate = generate
+    def answers(
+        self, batch: VolumeBatch, hidden: Tensor, questions: Sequence[bool] | None = None
+    ) -> Answers:
+        """Logits at the supervised ones of the suffix rows (n, D) of the questions that ran."""
+        at, targets, segments = batch.supervised_rows, batch.targets, batch.answers
+        targets = targets[at]
+        if questions is not None:
+            runs, device = torch.tensor(questions), at.device
+            mine = runs[Segments(segments.lengths).ids].nonzero()[:, 0].to(device)
+            place = runs[Segments(batch.suffixes.lengths).ids].cumsum(0).to(device) - 1
+            at, targets = place[at[mine]], targets[mine]
+            kept = [n * run for n, run in zip(segments.lengths, questions, strict=True)]
+            segments = Segments(kept, device)
+        return Answers(self.logits(hidden[at]), targets, segments)
 
     def encode(self, batch: VolumeBatch) -> VisualFeatures:
         """Visual tokens (V, D) of all volumes of a batch, and what Qwen3-VL adds above."""
@@ -212,18 +215,11 @@ class PhotonModel(nn.Module):
         self,
         batch: VolumeBatch,
         visual: VisualFeatures,
-        cut: int | None = None,
         stop: int | None = None,
         cache: KeyValues | None = None,
     ) -> Trunk:
-        """The first `stop` layers (None: all); layer `cut`, counted from 1, is scored."""
-        return self.decoder.trunk(
-            batch,
-            visual,
-            stop=self.n_layers if stop is None else stop,
-            score_layer=None if cut is None else cut - 1,
-            cache=cache,
-        )
+        """The first `stop` layers (None: all), the last of which a pruner may score."""
+        return self.decoder.trunk(batch, visual, self.n_layers if stop is None else stop, cache)
 
     def select(
         self,

@@ -7,12 +7,14 @@ of the questions, N query heads, K key-value heads, H head size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from photon.batch.layout import Tail
 from photon.packing import Segments
 
 Keep = float | int | Tensor | None
@@ -41,7 +43,7 @@ class PruneContext:
     pairs: Segments  # Q segments: the visual tokens of each question's volume
     volume_of: list[int]  # (Q) volume of each question
     training: bool = False
-    last: LastRow | None = None
+    last: Callable[[], LastRow] | None = None  # made where it is asked for
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,13 @@ class Pruner(Protocol):
     """Chooses visual tokens between two decoder layers.
 
     `layer` is the share of decoder layers that run at full length; `score_rope` says whether the
-    queries and keys in the context carry their rotary embedding.
+    queries and keys in the context carry their rotary embedding; `tail` says how questions share
+    rows above (see `photon.batch.layout.lay_out`).
     """
 
     layer: float
     score_rope: bool
+    tail: Tail
 
     def select(
         self,

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from photon.batch.layout import Tail, check_tail
 from photon.packing import Segments
 from photon.pruning.base import Keep, PruneContext, Selection
 from photon.pruning.retention import (
@@ -43,6 +44,8 @@ class PhotonPruner(nn.Module):
         theta: a constant threshold in [0, 1) in place of the learned one, or None.
         keep: a fixed budget (share or count) in place of the learned threshold, or None.
         hidden: width of the threshold predictor (released code: an eighth of the model's).
+        tail: how the questions of a volume share rows above l, see `photon.batch.layout.lay_out`;
+            where they share (union, all), direction must be gate.
         direction, statistics, recentre, beta, eps_std, eps_sat, s_min, s_max, clip: see
             `SurrogateConfig`.
     """
@@ -59,6 +62,7 @@ class PhotonPruner(nn.Module):
         theta: float | None = None,
         keep: float | int | None = None,
         hidden: int = 256,
+        tail: Tail = "question",
         direction: Direction = "taylor",
         statistics: str = "kept",
         recentre: bool = False,
@@ -78,6 +82,13 @@ class PhotonPruner(nn.Module):
             raise ValueError(f"pruner.theta_noise={theta_noise}: legal values lie in [0, 1)")
         if theta is not None and not 0 <= theta < 1:
             raise ValueError(f"pruner.theta={theta}: legal values lie in [0, 1)")
+        if check_tail(tail) != "question" and direction != "gate":
+            raise ValueError(
+                f"pruner.tail={tail} with pruner.direction={direction}: where questions share a "
+                "row, its gradient is the sum of theirs, and only the gate tells them apart; set "
+                "pruner.direction=gate or pruner.tail=question"
+            )
+        self.tail = tail
         self.layer = layer
         self.tau = tau
         self.self_affinity = self_affinity

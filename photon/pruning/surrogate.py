@@ -1,7 +1,7 @@
 """Surrogate gradient propagation (Eq. 11-17): drop rows forward, restore gradients backward.
 
-Shape suffixes: R packed rows, S rows after dropping, J (question, visual token) pairs, Q questions,
-D width.
+Shape suffixes: R packed rows, S rows after dropping, J (question, visual token) pairs, n of them
+that stay, Q questions, D width.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from photon.pruning.saliency import precise
 
 Direction = Literal["paper", "taylor", "magnitude", "gate"]
 EPSILON = 1e-6
+TINY = 1e-30  # least weight of a key in the soft stage
 
 
 @dataclass(frozen=True)
 class SurrogateConfig:
-    """Constants of Eq. 13-17 (A.2.1) and the switches of the profile table (DESIGN, section 5)."""
+    """Constants of Eq. 13-17 (A.2.1) and the switches of the profile table."""
 
     direction: Direction = "taylor"
     statistics: Literal["kept", "all"] = "kept"  # tokens over which Eq. 13 and 16 take statistics
@@ -93,22 +94,19 @@ def magnitude(m: Tensor, counted: Tensor, pairs: Segments, s_min: float, s_max: 
     return (m / (pairs.expand(mean) + EPSILON)).clamp(s_min, s_max)
 
 
+def row_scores(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """eta = <x, g> and m = sum_k |x_k g_k|, (n,), from x and gradients g (n, D) (Eq. 12, 15)."""
+    product = precise(x) * precise(g)
+    return product.sum(-1), product.abs().sum(-1)
+
+
 def surrogate_gradient(
-    x: Tensor, g: Tensor, q: Tensor, keep: Tensor, pairs: Segments, config: SurrogateConfig
+    eta: Tensor, m: Tensor, q: Tensor, keep: Tensor, pairs: Segments, config: SurrogateConfig
 ) -> Tensor:
     """dL/dq (J,) of every visual token (Eq. 17).
 
-    x and g (J, D): activations, and gradients that are zero for dropped tokens; q (J,) retention
-    probabilities; keep (J,) boolean.
+    eta and m (J,), both zero for dropped tokens; q (J,) retention probabilities; keep (J,) boolean.
     """
-    product = precise(x) * precise(g)
-    return from_scores(product.sum(-1), product.abs().sum(-1), q, keep, pairs, config)
-
-
-def from_scores(
-    eta: Tensor, m: Tensor, q: Tensor, keep: Tensor, pairs: Segments, config: SurrogateConfig
-) -> Tensor:
-    """dL/dq (J,) from eta (Eq. 12) and m (Eq. 15), both (J,) and zero for dropped tokens."""
     counted = keep if config.statistics == "kept" else torch.ones_like(keep)
     scores = importance(eta, config.direction)
     z = standardise(scores, counted, pairs, config.eps_std, config.clip)
@@ -120,61 +118,84 @@ def from_scores(
     return config.beta * d * s * saturation
 
 
+def log_weight(q: Tensor) -> Tensor:
+    """log q as a gate: a token then weighs q as a key; 0 at q = 1, and at q = 0 finite (-69).
+
+    Derivative by q: 1 / (q + TINY), finite too where it meets the attention of the key, which is
+    proportional to q + TINY. Not in the paper, which scales rows by q.
+    """
+    return (precise(q) + TINY).log()
+
+
+def _own_gradient(
+    own: Tensor, m: Tensor, q: Tensor, keep: Tensor, weight: Tensor, how: tuple
+) -> Tensor:
+    """dL/dq (J,) from eta and m of each question's own loss, weighted like that loss.
+
+    SGP is defined on one sample's loss, and its size does not follow that loss. So eta and m are
+    taken of the sample's own gradient, and the result is weighted like the loss itself: a batch is
+    then the average of its samples, whatever its size or accumulation.
+    """
+    pairs, config, monitor = how
+    monitor["eta_std"] = spread(own, keep, weight > 0, pairs)
+    gradient = surrogate_gradient(own, m, precise(q), keep, pairs, config)
+    return (gradient * pairs.expand(weight)).to(q.dtype)
+
+
+def _unweighted(values: Tensor, factor: Tensor) -> Tensor:
+    """Gradients without the factor that their question's loss has; zero where that is zero."""
+    return torch.where(factor > 0, values / factor.clamp_min(1e-30), 0.0)
+
+
 class DropTokens(torch.autograd.Function):
     """Gathers the rows that stay (Eq. 11) and gives q the surrogate gradient (Eq. 12-17)."""
 
     @staticmethod
-    def forward(ctx, hidden, q, rows, pair_row, kept_at, keep, weight, pairs, config, monitor):
+    def forward(ctx, hidden, q, rows, at, kept, weight, pairs, config, monitor):
         """Rows of `hidden` (R, D) named by `rows` (S,).
 
-        q (J,) retention probabilities; pair_row (J,) the row of `hidden` behind each pair; keep
-        (J,) boolean; kept_at (kept,) where in `rows` the kept pairs stand; weight (Q,) the factor
-        that each question's own loss has in the total loss (zero: no surrogate for it); monitor: a
-        dict that receives `eta_std`, the spread of eta to compare with eps_std.
+        q (J,) retention probabilities; kept (n,) the pairs that stay, and at (n,) where in `rows`
+        each has its own; weight (Q,) the factor that each question's own loss has in the total loss
+        (zero: no surrogate for it); monitor: a dict that receives `eta_std`, the spread of eta to
+        compare with eps_std.
         """
-        ctx.save_for_backward(hidden, q, rows, pair_row, kept_at, keep, weight)
-        ctx.pairs, ctx.config, ctx.monitor = pairs, config, monitor
-        return hidden.index_select(0, rows)
+        out = hidden.index_select(0, rows)
+        ctx.save_for_backward(out, q, rows, at, kept, weight)
+        ctx.shape, ctx.how = hidden.shape, (pairs, config, monitor)
+        return out
 
     @staticmethod
     def backward(ctx, grad):
-        hidden, q, rows, pair_row, kept_at, keep, weight = ctx.saved_tensors
-        grad_hidden = torch.zeros_like(hidden).index_add_(0, rows, grad.to(hidden.dtype))
+        out, q, rows, at, kept, weight = ctx.saved_tensors
+        grad_hidden = grad.new_zeros(ctx.shape).index_add_(0, rows, grad)
         grad_q = None
         if ctx.needs_input_grad[1]:
-            # SGP is defined on one sample's loss, and its size does not follow that loss. Undo the
-            # sample's weight to get its own gradient, and weight the result like the loss itself:
-            # a batch is then the average of its samples, whatever its size or accumulation.
-            factor = ctx.pairs.expand(weight)[:, None].to(torch.float32)
-            own = torch.zeros(len(q), grad.shape[1], dtype=precise(grad).dtype, device=q.device)
-            own[keep] = precise(grad[kept_at])
-            own = torch.where(factor > 0, own / factor.clamp_min(1e-30), 0.0)
-            x = precise(hidden[pair_row])
-            ctx.monitor["eta_std"] = spread((x * own).sum(-1), keep, weight > 0, ctx.pairs)
-            grad_q = surrogate_gradient(x, own, precise(q), keep, ctx.pairs, ctx.config)
-            grad_q = (grad_q * factor.squeeze(1)).to(q.dtype)
-        return grad_hidden, grad_q, *[None] * 8
+            scores = row_scores(out[at], grad[at])
+            scores = [s.new_zeros(len(q)).index_copy(0, kept, s) for s in scores]
+            factor = ctx.how[0].expand(weight).to(scores[0].dtype)
+            eta, m = (_unweighted(s, factor) for s in scores)
+            keep = torch.zeros_like(q, dtype=torch.bool).index_fill(0, kept, True)
+            grad_q = _own_gradient(eta, m, q, keep, weight, ctx.how)
+        return grad_hidden, grad_q, *[None] * 7
 
 
 class GateTokens(torch.autograd.Function):
     """A gate of zero on every pair (J,), whose gradient becomes that of q: direction `gate`.
 
-    The gate is added to the attention logits of the token as a key in every layer above l, so that
-    its gradient is the derivative of the loss by the token's weight there. It takes the place of
-    eta in Eq. 13-17; arguments as in `DropTokens`.
+    The gate is added to the attention logits of the token where the question reads it, in every
+    layer above l, so that its gradient is the derivative of the loss by the token's weight there,
+    also where other questions share the row. It takes the place of eta in Eq. 13-17 and its
+    absolute value that of m; weight, pairs, config and monitor as in `DropTokens`.
     """
 
     @staticmethod
     def forward(ctx, q, keep, weight, pairs, config, monitor):
         ctx.save_for_backward(q, keep, weight)
-        ctx.pairs, ctx.config, ctx.monitor = pairs, config, monitor
+        ctx.how = pairs, config, monitor
         return torch.zeros_like(q)
 
     @staticmethod
     def backward(ctx, grad):
         q, keep, weight = ctx.saved_tensors
-        factor = ctx.pairs.expand(weight).to(torch.float32)
-        own = torch.where(factor > 0, precise(grad) / factor.clamp_min(1e-30), 0.0)
-        ctx.monitor["eta_std"] = spread(own, keep, weight > 0, ctx.pairs)
-        grad_q = from_scores(own, own.abs(), precise(q), keep, ctx.pairs, ctx.config)
-        return (grad_q * factor).to(q.dtype), *[None] * 5
+        eta = _unweighted(precise(grad), ctx.how[0].expand(weight).to(precise(grad).dtype))
+        return _own_gradient(eta, eta.abs(), q, keep, weight, ctx.how), *[None] * 5

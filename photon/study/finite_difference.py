@@ -3,8 +3,8 @@
 For tokens drawn from each question's kept ones: the change of the answer loss when the token is
 dropped after layer l, when its hidden row is shrunk a little, and what first order predicts, -eta.
 
-Shape suffixes: C copies of a question, one a token that is tried; R rows of a question; J its
-visual tokens; D width.
+Shape suffixes: C copies of a question, one a token that is tried; J its visual tokens; R prefix
+and S suffix rows of a batch; D width.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from photon.batch.batch import IGNORE, VolumeBatch
+from photon.batch.batch import VolumeBatch
 from photon.batch.dataset import Collate, VolumeQuestions
 from photon.evaluation.conditions import Evidence
 from photon.evaluation.table import aligned
 from photon.model.decoder import Trunk
-from photon.model.photon import PhotonModel
+from photon.model.photon import Answers, PhotonModel
 from photon.packing import Segments
 from photon.pruning.base import Selection
 from photon.pruning.its import PhotonPruner
 from photon.pruning.saliency import precise
-from photon.pruning.surrogate import SurrogateConfig, from_scores, surrogate_gradient
+from photon.pruning.surrogate import SurrogateConfig, row_scores, surrogate_gradient
 from photon.questions.record import read_records
 from photon.study.gradient_share import gradient_shares
 from photon.volume.store import VolumeStore
@@ -65,40 +65,41 @@ def token_changes(
     per question the share of each visual token that it covers, or None.
     """
     trunk, selection = _start(model, batch, keep_all)
-    gradient, gates = _gradients(model, trunk, selection)
     config = getattr(model.pruner, "surrogate", SurrogateConfig())
     rng = np.random.default_rng(seed)
-    for i, (rows, pairs) in enumerate(zip(trunk.seen, selection.pairs, strict=True)):
+    for i, pairs in enumerate(selection.pairs):
         own = Selection(selection.keep[pairs], Segments([pairs.stop - pairs.start]))
         kept = own.keep_idx.numpy()
         tried = np.sort(rng.choice(kept, min(tokens, len(kept)), replace=False))
-        one = _question(trunk, i, rows)
-        row = one.is_visual.nonzero().squeeze(1)
-        x, g, gate = one.hidden[row], gradient[rows][row], gates[rows][row]
+        one = _copies(trunk, i, 1)
+        x, g, gate = _gradients(model, one, own)
         prob = torch.full((len(x),), 0.5) if selection.prob is None else selection.prob[pairs]
+        eta, m = row_scores(x, g)
+        fixed = prob, own.keep, own.pairs
         surrogate = {
-            d: surrogate_gradient(x, g, prob, own.keep, own.pairs, replace(config, direction=d))
+            d: surrogate_gradient(eta, m, *fixed, replace(config, direction=d))
             for d in DIRECTIONS
             if d != "gate"
         }
         gated = replace(config, direction="gate")
-        surrogate["gate"] = from_scores(gate, gate.abs(), prob, own.keep, own.pairs, gated)
+        surrogate["gate"] = surrogate_gradient(gate, gate.abs(), *fixed, gated)
         with torch.no_grad():
-            base = _losses(model, one, own.keep[None], one.hidden[None])[0]
+            base = _losses(model, one, own.keep)
+            copies = _copies(trunk, i, len(tried))
             masks = own.keep.repeat(len(tried), 1)
-            masks[torch.arange(len(tried)), tried] = False
-            same = one.hidden.expand(len(tried), -1, -1)
-            dropped = _losses(model, one, masks, same) - base
-            scaled = same.clone()
-            scaled[torch.arange(len(tried)), row[tried]] *= 1 - step
-            shrunk = (_losses(model, one, own.keep.repeat(len(tried), 1), scaled) - base) / step
+            number = torch.arange(len(tried))
+            scaled = copies.hidden.clone()
+            scaled[copies.batch.visual_rows.view(len(tried), -1)[number, tried]] *= 1 - step
+            shrunk = _losses(model, replace(copies, hidden=scaled), masks.flatten()) - base
+            masks[number, tried] = False
+            dropped = _losses(model, copies, masks.flatten()) - base
         share = evidence[i]
         yield TokenChange(
             batch.records[i].id,
-            (x * g).sum(-1)[tried].numpy(),
+            eta[tried].numpy(),
             gate[tried].numpy(),
             dropped.numpy(),
-            shrunk.numpy(),
+            (shrunk / step).numpy(),
             {d: values[tried].numpy() for d, values in surrogate.items()},
             np.full(len(tried), np.nan) if share is None else share[tried],
         )
@@ -107,7 +108,7 @@ def token_changes(
 def _start(model: PhotonModel, batch: VolumeBatch, keep_all: bool) -> tuple[Trunk, Selection]:
     """State after layer l, and the tokens from which single ones are taken away."""
     with torch.no_grad():
-        trunk = model.trunk(batch, model.encode(batch), model.cut, model.cut)
+        trunk = model.trunk(batch, model.encode(batch), model.cut)
         selection = model.select(trunk)
     if keep_all:
         selection = replace_keep(selection, torch.ones_like(selection.keep))
@@ -119,70 +120,61 @@ def replace_keep(selection: Selection, keep: Tensor) -> Selection:
     return Selection(keep, selection.pairs, selection.scores, selection.prob, selection.theta)
 
 
-def _gradients(model: PhotonModel, trunk: Trunk, selection: Selection) -> tuple[Tensor, Tensor]:
-    """Gradients of each question's own loss, zero for what is dropped.
+def _gradients(model: PhotonModel, one: Trunk, own: Selection) -> tuple[Tensor, Tensor, Tensor]:
+    """Visual rows (J, D) of a question alone, and the gradients of its loss.
 
-    By its rows after layer l, (L, D), and by the weight of each row as a key in the layers above,
-    (L,): 1 as it is, 0 removes it, since nothing but keys and values reads a visual row.
+    By these rows, zero for what is dropped, and by the weight of each token where the question
+    reads it, (J,): 1 as it is, 0 hides it from the question.
     """
-    hidden = trunk.hidden[trunk.rows].requires_grad_()
-    apart = replace(
-        trunk,
-        hidden=hidden,
-        positions=trunk.positions[:, trunk.rows],
-        deepstack=trunk.deepstack.take(trunk.rows),
-        rows=torch.arange(len(hidden)),
+    hidden = one.hidden.clone().requires_grad_()
+    gate = torch.zeros(len(own.keep), dtype=hidden.dtype, requires_grad=True)
+    layout = one.batch.lay_out(own.keep, model.pruner.tail)
+    suffix = model.decoder.above(replace(one, hidden=hidden), layout, model.cut, gate=gate)
+    answers = model.answers(one.batch, suffix)
+    by_rows, by_gate = torch.autograd.grad(_answer_losses(answers).sum(), (hidden, gate))
+    rows = one.batch.visual_rows
+    return hidden.detach()[rows], by_rows[rows] * own.keep[:, None], by_gate
+
+
+def _copies(trunk: Trunk, i: int, n: int) -> Trunk:
+    """The trunk of one question, n times as if about n volumes."""
+    batch = trunk.batch
+    prefix, suffix = list(batch.prefixes)[batch.volume_of[i]], list(batch.suffixes)[i]
+    start = batch.prefixes.total
+
+    def taken(x: Tensor) -> Tensor:
+        """The question's rows of (R + S, ...), prefixes of all copies first."""
+        parts = x[prefix], x[start + suffix.start : start + suffix.stop]
+        return torch.cat([part.repeat(n, *[1] * (x.dim() - 1)) for part in parts])
+
+    count = batch.visual_lengths[batch.volume_of[i]]
+    first = sum(batch.visual_lengths[: batch.volume_of[i]])
+    of_copies = replace(
+        batch,
+        prefix_positions=batch.prefix_positions[:, prefix].repeat(1, n),
+        visual=batch.visual[prefix].repeat(n),
+        visual_lengths=[count] * n,
+        prefixes=Segments([prefix.stop - prefix.start] * n),
+        suffix_positions=batch.suffix_positions[:, suffix].repeat(1, n),
+        targets=batch.targets[suffix].repeat(n),
+        suffixes=Segments([suffix.stop - suffix.start] * n),
+        volume_of=list(range(n)),
     )
-    gate = torch.zeros(len(hidden), dtype=hidden.dtype, requires_grad=True)
-    out, place = model.decoder.tail(apart, selection, model.cut, gate=gate)
-    targets = trunk.batch.targets
-    at = (targets != IGNORE).nonzero().squeeze(1)
-    questions = Segments(trunk.batch.suffixes.sum((targets != IGNORE).long()))
-    loss = _answer_losses(model.logits(out[place[at]]), targets[at], questions).sum()
-    return torch.autograd.grad(loss, (hidden, gate))
+    deepstack = tuple(part[first : first + count].repeat(n, 1) for part in trunk.deepstack)
+    return replace(trunk, batch=of_copies, hidden=taken(trunk.hidden), deepstack=deepstack)
 
 
-def _question(trunk: Trunk, i: int, rows: slice) -> Trunk:
-    """The trunk of one question alone, its rows in order."""
-    index = trunk.rows[rows]
-    begin, end = trunk.batch.suffixes.offsets[i], trunk.batch.suffixes.offsets[i + 1]
-    return replace(
-        trunk,
-        batch=replace(trunk.batch, targets=trunk.batch.targets[begin:end]),
-        hidden=trunk.hidden[index],
-        positions=trunk.positions[:, index],
-        deepstack=trunk.deepstack.take(index),
-        rows=torch.arange(len(index)),
-        seen=Segments([len(index)]),
-        is_visual=trunk.is_visual[rows],
-        is_suffix=trunk.is_suffix[rows],
-    )
+def _losses(model: PhotonModel, copies: Trunk, keep: Tensor) -> Tensor:
+    """Answer loss of the copies of a question with masks (C * J,), (C,)."""
+    selection = Selection(keep, copies.batch.pairs)
+    suffix = model.decoder.tail(copies, selection, model.cut, model.pruner)
+    return _answer_losses(model.answers(copies.batch, suffix))
 
 
-def _losses(model: PhotonModel, one: Trunk, masks: Tensor, hidden: Tensor) -> Tensor:
-    """Answer loss of C copies of a question with masks (C, J) and hidden rows (C, R, D), (C,)."""
-    n, length = hidden.shape[:2]
-    copies = replace(
-        one,
-        hidden=hidden.flatten(0, 1),
-        positions=one.positions.repeat(1, n),
-        deepstack=one.deepstack.take(torch.arange(length).repeat(n)),
-        rows=torch.arange(n * length),
-        seen=Segments([length] * n),
-        is_visual=one.is_visual.repeat(n),
-        is_suffix=one.is_suffix.repeat(n),
-    )
-    selection = Selection(masks.flatten(), Segments([masks.shape[1]] * n))
-    out, place = model.decoder.tail(copies, selection, model.cut)
-    targets = one.batch.targets.repeat(n)
-    at = (targets != IGNORE).nonzero().squeeze(1)
-    logits = model.logits(out[place[at]])
-    return _answer_losses(logits, targets[at], Segments([len(at) // n] * n))
-
-
-def _answer_losses(logits: Tensor, targets: Tensor, questions: Segments) -> Tensor:
+def _answer_losses(answers: Answers) -> Tensor:
     """`losses.answer_loss` in at least the model's precision: small differences are what counts."""
-    return questions.mean(F.cross_entropy(precise(logits), targets, reduction="none"))
+    losses = F.cross_entropy(precise(answers.logits), answers.targets, reduction="none")
+    return answers.questions.mean(losses)
 
 
 def summarise(changes: Sequence[TokenChange]) -> dict[str, float | int | None]:

@@ -22,9 +22,10 @@ def gradient_shares(
 ) -> dict[str, float]:
     """By direction, |gradient that the surrogate adds| / |gradient of the answer loss|.
 
-    Of the query and key projections of layer l, over a batch with answers, with hard pruning.
+    Of the query and key projections of layer l, over a batch with answers, with hard pruning and
+    tail `question`, in which all directions are defined.
     """
-    pruner, config = model.pruner, model.pruner.surrogate
+    pruner, config, tail = model.pruner, model.pruner.surrogate, model.pruner.tail
     attention = model.decoder.layers.model.layers[model.cut - 1].self_attn
     weights = [*attention.q_proj.parameters(), *attention.k_proj.parameters()]
 
@@ -34,9 +35,10 @@ def gradient_shares(
         loss = answer_loss(answers.logits, answers.targets, answers.questions).mean()
         return torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)])
 
+    pruner.tail = "question"
     try:
         alone = gradient(beta=0.0)
         added = {d: gradient(direction=d) - alone for d in directions}
     finally:
-        pruner.surrogate = config
+        pruner.surrogate, pruner.tail = config, tail
     return {d: float(value.norm() / alone.norm()) for d, value in added.items()}

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from photon.batch.batch import BatchBuilder
+from photon.batch.builder import BatchBuilder
 from photon.batch.dataset import Item
 from photon.batch.supervision import (
     HintedCollate,

@@ -16,6 +16,7 @@ from photon.cost.plan import GIB, Run, State, make_plan, plan_state, remedies
 from photon.cost.shape import DEVICES, Shape, shape_of, stock_model
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Selection
+from photon.pruning.its import PhotonPruner
 from tasks.entry import CONF, compose
 from tasks.plan import runs_of
 from tests.helpers import TEXT, VISION, backbone, random_batch
@@ -96,13 +97,9 @@ def passes(model: PhotonModel, stage: str, kept: int):
             trunk = model.trunk(batch, seen, stop=1)
             pairs = type(counts)([12, 12, 12])
             prob = torch.ones(36, requires_grad=stage == "soft")
-            chosen = Selection(keep, pairs, prob=prob)
-            if stage == "soft":
-                trained = torch.ones(3, dtype=torch.bool)
-                hidden, place = model.decoder.tail_soft(trunk, chosen, 1, trained)
-            else:
-                hidden, place = model.decoder.tail(trunk, chosen, 1)
-            hidden = hidden[place]
+            chosen = Selection(keep, pairs, prob=prob if stage == "soft" else None)
+            pruner = PhotonPruner(hidden=8)
+            hidden = model.decoder.tail(trunk, chosen, 1, pruner, stage == "soft", torch.ones(3))
         return model.logits(hidden[at]).float().log_softmax(-1)
 
     return run, len(at)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from photon.model.decoding import Sampling
-from photon.model.generate import answer, begin, read_for
+from photon.model.generate import answer, begin, generate, read_for
 from photon.model.photon import PhotonModel
 from photon.pruning.baselines.fastv import AttentionPruner
 from photon.pruning.baselines.random import RandomPruner
@@ -37,13 +37,13 @@ def test_unpruned_decoding_equals_stock_generate(family, num_beams):
     """Images, videos and volumes in one batch, against the stock class one question at a time."""
     batch = visual_batch(NAMES, answered=False)
     model = talkative(PhotonModel(backbone(family=family)))
-    ours = model.generate(batch, END, max_new_tokens=6, num_beams=num_beams).tokens
+    ours = generate(model, batch, END, max_new_tokens=6, num_beams=num_beams).tokens
     for question, tokens in enumerate(ours):
         beams = {"num_beams": num_beams}
         assert tokens == stock_tokens(model.backbone, batch, NAMES, question, 6, END, **beams)
     assert len({tuple(row) for row in ours}) > 4
     if num_beams > 1:
-        assert ours != model.generate(batch, END, max_new_tokens=6).tokens
+        assert ours != generate(model, batch, END, max_new_tokens=6).tokens
 
 
 def recomputed(model, volume, prompt, stage, end):
@@ -69,9 +69,9 @@ def test_cached_decoding_equals_full_recomputation(prompts, stage, family):
     """
     batch, volumes, texts = prompts
     pruned = talkative(photon_model(layer=0.25, family=family))
-    endless = pruned.generate(batch, -1, max_new_tokens=6, stage=stage).tokens
+    endless = generate(pruned, batch, -1, max_new_tokens=6, stage=stage).tokens
     end = max(sum(endless, []), key=lambda token: len({(*t, token).index(token) for t in endless}))
-    got = pruned.generate(batch, end, max_new_tokens=6, stage=stage)
+    got = generate(pruned, batch, end, max_new_tokens=6, stage=stage)
     pairs = [(v, text) for v, group in zip(volumes, texts, strict=True) for text in group]
     assert got.tokens == [recomputed(pruned, volume, text, stage, end) for volume, text in pairs]
     assert len({len(tokens) for tokens in got.tokens}) > 1
@@ -80,18 +80,20 @@ def test_cached_decoding_equals_full_recomputation(prompts, stage, family):
         assert [int(m.sum()) for m in got.keep_masks] == got.kept_tokens
 
 
-def test_a_batch_of_questions_decodes_like_one_at_a_time(pruned, prompts):
+@pytest.mark.parametrize("tail", ["question", "all"])
+def test_a_batch_of_questions_decodes_like_one_at_a_time(pruned, prompts, monkeypatch, tail):
+    monkeypatch.setattr(pruned.pruner, "tail", tail)
     batch, volumes, texts = prompts
-    together = pruned.generate(batch, END, max_new_tokens=5).tokens
-    apart = [pruned.generate(one, END, max_new_tokens=5) for one in alone(volumes, texts)]
+    together = generate(pruned, batch, END, max_new_tokens=5).tokens
+    apart = [generate(pruned, one, END, max_new_tokens=5) for one in alone(volumes, texts)]
     assert together == [one.tokens[0] for one in apart]
 
 
 def test_budgets_and_another_pruner_at_inference(pruned, prompts):
     batch, _, _ = prompts
     counts = torch.tensor([1, 2, 3, 4, 5, 6])
-    photon = pruned.generate(batch, END, keep=counts)
-    random = pruned.generate(batch, END, pruner=RandomPruner(layer=0.5), keep=counts)
+    photon = generate(pruned, batch, END, keep=counts)
+    random = generate(pruned, batch, END, pruner=RandomPruner(layer=0.5), keep=counts)
     assert photon.kept_tokens == random.kept_tokens == counts.tolist()
     assert any(
         not torch.equal(a, b) for a, b in zip(random.keep_masks, photon.keep_masks, strict=True)
@@ -104,14 +106,18 @@ PRUNERS = {
     "uniform": lambda: UniformPruner(layer=0.5),
     "fastv": lambda: AttentionPruner(layer=0.25),
 }
-CASES = [("qwen2_5", "photon", None), ("qwen3", "photon", None)]
-CASES += [("qwen2_5", name, 3) for name in PRUNERS]
+CASES = [("qwen2_5", "photon", None, "question"), ("qwen3", "photon", None, "question")]
+CASES += [("qwen2_5", name, 3, "question") for name in PRUNERS]
+CASES += [("qwen2_5", "photon", None, "union"), ("qwen3", "photon", None, "all")]
+CASES += [("qwen2_5", "random", 3, "all")]
 
 
-def uncached_logits(model, batch, keep, cut, tokens):
+def uncached_logits(model, batch, masks, cut, tokens, tail):
     """Logits (vocabulary,) after the answer's `tokens`: the stock model over all rows, masked.
 
-    Dropped tokens are hidden above the cut; `compact` hides them from the answer's rows below it.
+    masks (2, tokens): what each of the two questions keeps; the first is asked. Dropped tokens are
+    hidden above the cut (in a shared tail from the suffix alone, where some question keeps them or
+    `all` is kept); `compact` hides them from the answer's rows below it.
     """
     inputs = stock_inputs(batch, ["volume"], 0)
     answer_ids = torch.tensor([tokens], dtype=torch.long)
@@ -119,15 +125,18 @@ def uncached_logits(model, batch, keep, cut, tokens):
     at = inputs["position_ids"]
     following = at[..., -1:] + 1 + torch.arange(len(tokens))
     n, n_prompt = ids.shape[1], inputs["input_ids"].shape[1]
-    gone = torch.zeros(n, dtype=torch.bool)
-    gone[: batch.prefixes.total][batch.visual] = ~keep
+    gone, absent = torch.zeros(2, n, dtype=torch.bool)
+    runs = {"question": masks[0], "union": masks.any(0), "all": torch.ones_like(masks[0])}[tail]
+    gone[: batch.prefixes.total][batch.visual] = ~masks[0]
+    absent[: batch.prefixes.total][batch.visual] = ~runs
     causal, own = torch.ones(n, n).tril().bool(), torch.eye(n).bool()
     answers = torch.arange(n)[:, None] >= n_prompt
     below = causal & ~(answers & gone) if model.kv == "compact" else causal
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     inputs["position_ids"] = torch.cat([at, following], -1)
     layers = model.backbone.model.language_model.layers
-    above = causal & ~gone | own
+    suffix = torch.arange(n)[:, None] >= batch.prefixes.total
+    above = causal & ~absent & ~(suffix & gone) | own
     with hooked(layers[:cut], masked(below)), hooked(layers[cut:], masked(above)):
         return model.backbone(**inputs, use_cache=False).logits[0, -1]
 
@@ -138,26 +147,29 @@ def masked(mask):
 
 
 @pytest.mark.parametrize("kv", ["full", "compact"])
-@pytest.mark.parametrize("family, name, keep", CASES)
+@pytest.mark.parametrize("family, name, keep, tail", CASES)
 @torch.no_grad()
-def test_caches_equal_masking_the_stock_layers(double_islands, monkeypatch, kv, family, name, keep):
+def test_caches_equal_masking_the_stock_layers(
+    double_islands, monkeypatch, kv, family, name, keep, tail
+):
     """Each step's logits, for every pruner, with the learned threshold and a budget."""
     model = talkative(photon_model(layer=0.5, family=family))
     monkeypatch.setattr(model, "kv", kv)
-    pruner = PRUNERS[name]()
+    pruner = PRUNERS[name]() or model.pruner
+    pruner.tail = tail
     batch = visual_batch(["volume"], answered=False)
     reading = read_for(model, batch, "hard", pruner)
     decoding, selection = begin(model, reading, "hard", keep, pruner)
-    keep = selection.keep[: selection.pairs.lengths[0]]
-    assert 0 < int(keep.sum()) < len(keep)
+    masks = selection.keep.view(2, -1)
+    assert 0 < int(masks[0].sum()) < masks.shape[1]
     cut, tokens = reading.cache.n_layers, []
     for token in (9, 50, 33, 9):
-        expected = uncached_logits(model, batch, keep, cut, tokens)
+        expected = uncached_logits(model, batch, masks, cut, tokens, tail)
         torch.testing.assert_close(decoding.logits[0], expected, atol=1e-10, rtol=1e-10)
         decoding.step(torch.tensor([token, token + 1]))
         tokens.append(token)
     monkeypatch.setattr(model, "kv", "compact" if kv == "full" else "full")
-    other = uncached_logits(model, batch, keep, cut, tokens)
+    other = uncached_logits(model, batch, masks, cut, tokens, tail)
     assert not torch.allclose(decoding.logits[0], other, atol=1e-3)
 
 
@@ -178,7 +190,7 @@ def test_what_hugging_face_offers_beside_decoding_works_on_our_caches():
 
 def test_hugging_face_generate_is_the_same_greedy_decoding(pruned, prompts):
     batch, _, _ = prompts
-    ours = pruned.generate(batch, END, max_new_tokens=6, keep=0.4).tokens
+    ours = generate(pruned, batch, END, max_new_tokens=6, keep=0.4).tokens
     ids = PhotonForVolumeQuestions(pruned).generate(
         batch, keep=0.4, max_new_tokens=6, do_sample=False, eos_token_id=END, pad_token_id=END
     )
@@ -189,9 +201,9 @@ def test_hugging_face_generate_is_the_same_greedy_decoding(pruned, prompts):
 
 def test_beams_of_a_batch_equal_beams_one_at_a_time(pruned, prompts):
     batch, volumes, texts = prompts
-    together = pruned.generate(batch, END, max_new_tokens=5, num_beams=3)
+    together = generate(pruned, batch, END, max_new_tokens=5, num_beams=3)
     apart = [
-        pruned.generate(one, END, max_new_tokens=5, num_beams=3) for one in alone(volumes, texts)
+        generate(pruned, one, END, max_new_tokens=5, num_beams=3) for one in alone(volumes, texts)
     ]
     assert together.tokens == [one.tokens[0] for one in apart]
     assert together.kept_tokens == [one.kept_tokens[0] for one in apart]
@@ -201,7 +213,7 @@ def test_beams_find_what_an_exhaustive_search_over_uncached_passes_finds():
     """Width 64 over 2 steps sees every continuation, so the best of 64 * 64 must come out."""
     model = talkative(photon_model(layer=0.5))
     batch, volumes, texts = random_batch(questions=((4,),), n_answer=None)
-    got = model.generate(batch, 0, max_new_tokens=2, num_beams=64).tokens[0]
+    got = generate(model, batch, 0, max_new_tokens=2, num_beams=64).tokens[0]
     prompt = texts[0][0]
 
     def log_probs(tokens):
@@ -249,20 +261,20 @@ class TestSampling:
         options = {"end_id": END, "max_new_tokens": 6}
         sampling = Sampling(temperature=1.5, top_p=0.95, seed=1)
         state = torch.random.get_rng_state()
-        together = pruned.generate(batch, **options, sampling=sampling).tokens
+        together = generate(pruned, batch, **options, sampling=sampling).tokens
         assert torch.equal(state, torch.random.get_rng_state())
-        again = pruned.generate(batch, **options, sampling=sampling).tokens
+        again = generate(pruned, batch, **options, sampling=sampling).tokens
         apart = [
-            pruned.generate(one, **options, sampling=sampling).tokens[0]
+            generate(pruned, one, **options, sampling=sampling).tokens[0]
             for one in alone(volumes, texts)
         ]
         assert together == again == apart
         other = Sampling(temperature=1.5, top_p=0.95, seed=2)
-        assert together != pruned.generate(batch, **options, sampling=other).tokens
+        assert together != generate(pruned, batch, **options, sampling=other).tokens
 
     def test_almost_no_temperature_is_greedy(self, pruned, prompts):
-        cold = pruned.generate(prompts[0], END, 5, sampling=Sampling(temperature=1e-4)).tokens
-        assert cold == pruned.generate(prompts[0], END, 5).tokens
+        cold = generate(pruned, prompts[0], END, 5, sampling=Sampling(temperature=1e-4)).tokens
+        assert cold == generate(pruned, prompts[0], END, 5).tokens
 
     @pytest.mark.parametrize("wrong", [{"temperature": 0}, {"top_p": 0}, {"top_k": -1}])
     def test_values_out_of_range_are_named(self, wrong):
@@ -286,7 +298,7 @@ class Tape:
 def test_a_streamer_hears_what_hugging_face_would_tell_it(pruned):
     batch, _, _ = random_batch(questions=((4,),), n_answer=None)
     tape, stock = Tape(), Tape()
-    tokens = pruned.generate(batch, END, max_new_tokens=5, streamer=tape).tokens[0]
+    tokens = generate(pruned, batch, END, max_new_tokens=5, streamer=tape).tokens[0]
     PhotonForVolumeQuestions(pruned).generate(
         batch, max_new_tokens=5, do_sample=False, eos_token_id=END, pad_token_id=END, streamer=stock
     )
@@ -306,7 +318,7 @@ def test_a_streamer_hears_what_hugging_face_would_tell_it(pruned):
 )
 def test_choices_that_do_not_go_together(pruned, prompts, options, told):
     with pytest.raises(ValueError, match=told):
-        pruned.generate(prompts[0], END, **options)
+        generate(pruned, prompts[0], END, **options)
 
 
 def test_one_reading_begins_often(pruned, prompts):
@@ -316,4 +328,22 @@ def test_one_reading_begins_often(pruned, prompts):
     first = answer(pruned, reading, END, 4).tokens
     answer(pruned, reading, END, 4, num_beams=2)
     answer(pruned, reading, END, 4, sampling=Sampling(seed=3))
-    assert answer(pruned, reading, END, 4).tokens == first == pruned.generate(batch, END, 4).tokens
+    assert answer(pruned, reading, END, 4).tokens == first == generate(pruned, batch, END, 4).tokens
+
+
+def test_a_reading_runs_all_rows_above_once(pruned, prompts, monkeypatch):
+    """With nothing dropped, or tail `all`, whatever is selected: then only suffixes run."""
+    monkeypatch.setattr(pruned.pruner, "tail", "all")
+    batch, _, _ = prompts
+    options = [{"stage": "off"}, {}, {"keep": 3}, {"keep": 0.5}]
+    expected = [generate(pruned, batch, END, 4, **one).tokens for one in options]
+    assert expected[0] != expected[1] != expected[2]
+    rows = []
+    norm = pruned.backbone.model.language_model.layers[-1].input_layernorm
+    with hooked([norm], lambda _, args, kwargs: (rows.append(len(args[0])), (args, kwargs))[1]):
+        reading = read_for(pruned, batch)
+        for one, tokens in zip(options, expected, strict=True):
+            assert answer(pruned, reading, END, 4, **one).tokens == tokens
+    prompt_passes = [n for n in rows if n > len(batch.suffixes)]
+    suffix = batch.suffixes.total
+    assert prompt_passes == [batch.prefixes.total + suffix, *[suffix] * 3]

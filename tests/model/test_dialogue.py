@@ -6,7 +6,7 @@ import torch
 from photon.batch.dataset import Collate, Item
 from photon.model.decoding import Sampling
 from photon.model.dialogue import Dialogue
-from photon.model.generate import answer, read, read_on
+from photon.model.generate import answer, generate, read, read_on
 from photon.pruning.its import PhotonPruner
 from photon.questions.record import Record
 from photon.weights.checkpoints import build_model
@@ -47,16 +47,25 @@ def volumes(n=1):
 def from_scratch(model, scans, turns, question, **choice):
     record = Record("a", "", question, history=tuple((t.question, t.answer) for t in turns))
     batch = Collate(model.builder, model.tokenizer, False)([Item(tuple(scans), [record])])
-    return model.generate(batch, max_new_tokens=5, **choice)
+    return generate(model, batch, max_new_tokens=5, **choice)
 
 
 @pytest.mark.parametrize(
-    "family, pruner, n_scans",
-    [*((family, True, 1) for family in FAMILIES), ("qwen2_5", True, 2), ("qwen2_5", False, 1)],
+    "family, tail, n_scans",
+    [
+        *((family, "question", 1) for family in FAMILIES),
+        ("qwen2_5", "question", 2),
+        ("qwen2_5", None, 1),
+        ("qwen3", "all", 2),
+        ("qwen2_5", "union", 1),
+    ],
 )
-def test_turns_equal_records_with_history(family, pruner, n_scans):
+def test_turns_equal_records_with_history(family, tail, n_scans):
     """The same question twice: the second time its own history stands before it."""
+    pruner = tail is not None
     model, scans = small_model(family, pruner).double(), volumes(n_scans)
+    if pruner:
+        model.pruner.tail = tail
     dialogue, choices = Dialogue(model, scans), [{}, {"num_beams": 2}, {}]
     kept = []
     for question, choice in zip(ASKED, choices, strict=True):
@@ -70,9 +79,12 @@ def test_turns_equal_records_with_history(family, pruner, n_scans):
         assert kept[0] != kept[1] and not all(kept[0])
 
 
-def test_a_volume_is_encoded_and_its_prefix_run_once():
+@pytest.mark.parametrize("layer, tail", [(0, "question"), (0, "all"), (-1, "all")])
+def test_a_volume_is_encoded_and_its_prefix_run_once(layer, tail):
+    """Up to l; with tail `all` in the layers above as well."""
     model, rows, encoded = small_model(), [], []
-    layer = model.backbone.model.language_model.layers[0]
+    model.pruner.tail = tail
+    layer = model.backbone.model.language_model.layers[layer]
     layer.input_layernorm.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     model.encoder.register_forward_hook(lambda *_: encoded.append(1))
     dialogue = Dialogue(model, volumes())

@@ -28,10 +28,15 @@ def hooked(modules, hook):
             handle.remove()
 
 
-def hiding(gone):
-    """A hook that masks the keys `gone` (N,) from all rows but their own."""
+def hiding(gone, from_all, n_prefix):
+    """A hook that masks keys (N,): `gone` from the suffix, `from_all` from all rows but their own.
+
+    The first rows are the prefix.
+    """
     n = len(gone)
-    mask = torch.ones(n, n, dtype=torch.bool).tril() & ~gone | torch.eye(n, dtype=torch.bool)
+    hidden = from_all.expand(n, n).clone()
+    hidden[n_prefix:] |= gone
+    mask = torch.ones(n, n, dtype=torch.bool).tril() & ~hidden | torch.eye(n, dtype=torch.bool)
 
     def hook(module, args, kwargs):
         return args, {**kwargs, "attention_mask": mask[None, None]}
@@ -69,11 +74,19 @@ def gradients(model):
     return found
 
 
-@pytest.mark.parametrize("stage, layer", [("off", 0.5), ("hard", 0.25), ("hard", 0.5)])
+CASES = [("off", 0.5, "question"), ("hard", 0.25, "question"), ("hard", 0.5, "question")]
+CASES += [("hard", 0.25, "union"), ("hard", 0.25, "all")]
+
+
+@pytest.mark.parametrize("stage, layer, tail", CASES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_dropping_equals_hiding_in_logits_and_gradients(double_islands, family, stage, layer):
-    """Qwen3-VL's second features are added above l at layer 0.25, to the rows that are left."""
-    model = photon_model(pruner=RandomPruner(layer=layer, keep=0.4), family=family)
+def test_dropping_equals_hiding_in_logits_and_gradients(double_islands, family, stage, layer, tail):
+    """Qwen3-VL's second features are added above l at layer 0.25, to the rows that are left.
+
+    Dropped tokens are hidden from every row (`question`), from the suffix (`all`), or from the
+    suffix, and those that no question of the item keeps from every row (`union`).
+    """
+    model = photon_model(pruner=RandomPruner(layer=layer, keep=0.4, tail=tail), family=family)
     batch = visual_batch(NAMES)
     out = model(batch, stage)
     answers = out.answers
@@ -82,8 +95,15 @@ def test_dropping_equals_hiding_in_logits_and_gradients(double_islands, family, 
     sum(loss_of(answers.logits[r], answers.targets[r]) for r in answers.questions).backward()
     ours = gradients(model)
     layers = model.backbone.model.language_model.layers[model.cut :]
+    gone = [of_question(batch, ~keep, question) for question in range(len(answers.questions))]
     for question, rows in enumerate(answers.questions):
-        with hooked(layers, hiding(of_question(batch, ~keep, question))):
+        n_prefix = batch.prefixes.lengths[batch.volume_of[question]]
+        mates = [i for i, v in enumerate(batch.volume_of) if v == batch.volume_of[question]]
+        union = torch.stack([gone[i][:n_prefix] for i in mates]).all(0)
+        from_all = {"question": gone[question].clone(), "all": torch.zeros_like(gone[question])}
+        from_all["union"] = torch.zeros_like(gone[question])
+        from_all["union"][:n_prefix] = union
+        with hooked(layers, hiding(gone[question], from_all[tail], n_prefix)):
             logits, targets = stock_rows(model, batch, question)
         torch.testing.assert_close(answers.logits[rows], logits, atol=1e-9, rtol=1e-9)
         loss_of(logits, targets).backward()

@@ -90,10 +90,8 @@ def test_prefix_rows_do_not_depend_on_questions():
     first, _, _ = random_batch(questions=((4, 3),))
     second, _, _ = random_batch(questions=((4, 3),))
     second.suffix_ids.copy_(second.suffix_ids.flip(0))
-    a = model.trunk(first, model.encode(first), model.cut, model.cut).hidden[: first.prefixes.total]
-    b = model.trunk(second, model.encode(second), model.cut, model.cut).hidden[
-        : first.prefixes.total
-    ]
+    a = model.trunk(first, model.encode(first), model.cut).hidden[: first.prefixes.total]
+    b = model.trunk(second, model.encode(second), model.cut).hidden[: first.prefixes.total]
     assert torch.equal(a, b)
 
 

@@ -30,18 +30,20 @@ def passes(model, batch, stage):
 
 
 @pytest.mark.parametrize(
-    "family, stage, direction",
+    "family, stage, direction, tail",
     [
-        ("qwen2_5", "off", "taylor"),
-        ("qwen2_5", "soft", "taylor"),
-        ("qwen2_5", "hard", "taylor"),
-        ("qwen2_5", "hard", "gate"),
-        ("qwen3", "soft", "taylor"),
-        ("qwen3", "hard", "gate"),
+        ("qwen2_5", "off", "taylor", "question"),
+        ("qwen2_5", "soft", "taylor", "question"),
+        ("qwen2_5", "hard", "taylor", "question"),
+        ("qwen2_5", "hard", "gate", "question"),
+        ("qwen3", "soft", "taylor", "question"),
+        ("qwen3", "hard", "gate", "question"),
+        ("qwen2_5", "hard", "gate", "union"),
+        ("qwen3", "soft", "gate", "all"),
     ],
 )
-def test_gradients_are_those_of_kept_activations(family, stage, direction):
-    plain = photon_model(layer=0.25, family=family, direction=direction)
+def test_gradients_are_those_of_kept_activations(family, stage, direction, tail):
+    plain = photon_model(layer=0.25, family=family, direction=direction, tail=tail)
     thrifty = PhotonModel(plain.backbone, plain.pruner, checkpointing=True).train()
     batch, _, _ = random_batch()
     loss, gradients, kept = passes(plain, batch, stage)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from photon.batch.batch import BatchBuilder
+from photon.batch.builder import BatchBuilder
 from photon.batch.dataset import Collate, VolumeQuestions
 from photon.errors import InputError
 from photon.evaluation.conditions import Evidence

@@ -24,7 +24,7 @@ def reading():
     model = photon_model(layer=LAYER).eval()
     batch, _, _ = random_batch()
     with torch.no_grad():
-        return model, batch, model.trunk(batch, model.encode(batch), model.cut, model.cut)
+        return model, batch, model.trunk(batch, model.encode(batch), model.cut)
 
 
 def test_uniform_takes_equal_steps():
@@ -86,7 +86,7 @@ def loop_attention(last, question):
 
 def test_attention_equals_a_loop(reading):
     _, _, trunk = reading
-    last = trunk.context(True).last
+    last = trunk.context(True).last()
     got = last_row_attention(last).split(last.seen.lengths)
     for question in (0, 3, 5):
         torch.testing.assert_close(got[question], loop_attention(last, question))
@@ -114,10 +114,10 @@ def test_attention_is_that_of_the_stock_layer_at_the_row_that_predicts_the_answe
             )[1]
             got = layer(hidden, attention_mask=bias, position_embeddings=rope)
             hidden = got[0] if isinstance(got, tuple) else got
-        trunk = model.trunk(batch, model.encode(batch), model.cut, model.cut)
+        trunk = model.trunk(batch, model.encode(batch), model.cut)
     first_target = int((batch.targets != -100).nonzero()[0])
     row = batch.prefixes.total + first_target
-    last = trunk.context(True).last
+    last = trunk.context(True).last()
     expected = weights[0, :, row, : row + 1].mean(0)
     torch.testing.assert_close(last_row_attention(last), expected, atol=1e-5, rtol=1e-4)
     keep = AttentionPruner(LAYER).select(trunk.context(True), keep=7).keep
@@ -134,7 +134,7 @@ def test_attention_never_sees_the_answer():
     masks = []
     for one in (batch, other):
         with torch.no_grad():
-            trunk = model.trunk(one, model.encode(one), model.cut, model.cut)
+            trunk = model.trunk(one, model.encode(one), model.cut)
         masks.append(AttentionPruner(LAYER).select(trunk.context(True), keep=6))
     assert torch.equal(masks[0].keep, masks[1].keep)
     assert torch.equal(masks[0].scores, masks[1].scores)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from photon.packing import Segments
-from photon.pruning.surrogate import GateTokens, SurrogateConfig, from_scores
+from photon.pruning.surrogate import GateTokens, SurrogateConfig, surrogate_gradient
 from tests.helpers import photon_model, random_batch
 
 
@@ -37,7 +37,7 @@ def test_tokens_that_the_answer_needs_are_promoted():
     pairs, keep = Segments([4]), torch.tensor([True, True, True, False])
     eta = torch.tensor([-1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
     q = torch.full((4,), 0.6, dtype=torch.float64)
-    grad = from_scores(eta, eta.abs(), q, keep, pairs, SurrogateConfig("gate"))
+    grad = surrogate_gradient(eta, eta.abs(), q, keep, pairs, SurrogateConfig("gate"))
     assert grad[0] < 0 < grad[2]
 
 
@@ -50,6 +50,6 @@ def test_the_surrogate_follows_a_questions_weight_and_not_its_loss(scale):
     gate = GateTokens.apply(q, keep, weight, pairs, SurrogateConfig("gate"), {})
     assert torch.equal(gate, torch.zeros_like(gate))
     gate.backward(own * pairs.expand(weight))
-    expected = from_scores(own, own.abs(), q.detach(), keep, pairs, SurrogateConfig("gate"))
+    expected = surrogate_gradient(own, own.abs(), q.detach(), keep, pairs, SurrogateConfig("gate"))
     torch.testing.assert_close(q.grad[:3], scale * expected[:3])
     assert torch.equal(q.grad[3:], torch.zeros(3, dtype=torch.float64))

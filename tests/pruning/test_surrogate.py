@@ -1,13 +1,14 @@
 """Eq. 11-17: loop reference in float64, the signs of A.1.3, and the true change of the loss."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from photon.packing import Segments
 from photon.pruning.retention import retention_probability
-from photon.pruning.surrogate import DropTokens, SurrogateConfig, surrogate_gradient
+from photon.pruning.surrogate import DropTokens, SurrogateConfig, row_scores, surrogate_gradient
 from tests.helpers import photon_model, random_batch
 
 PAIRS = [5, 3, 4]
@@ -53,9 +54,12 @@ def loop_reference(x, g, q, keep, pairs, c):
 @pytest.mark.parametrize("recentre", [False, True])
 def test_eq_12_to_17(direction, statistics, recentre):
     config = SurrogateConfig(direction, statistics, recentre)
-    args = case()
+    x, g, *rest = case()
     torch.testing.assert_close(
-        surrogate_gradient(*args, config), loop_reference(*args, config), atol=1e-12, rtol=1e-12
+        surrogate_gradient(*row_scores(x, g), *rest, config),
+        loop_reference(x, g, *rest, config),
+        atol=1e-12,
+        rtol=1e-12,
     )
 
 
@@ -72,7 +76,8 @@ def test_signs_of_a_1_3(direction, useful_eta):
     rho = torch.tensor([0.6, 0.55], dtype=torch.float64, requires_grad=True)
     q = torch.sigmoid((rho - theta) / 0.2)
     keep = torch.ones(2, dtype=torch.bool)
-    grad_q = surrogate_gradient(x, g, q.detach(), keep, pairs, SurrogateConfig(direction))
+    config = SurrogateConfig(direction)
+    grad_q = surrogate_gradient(*row_scores(x, g), q.detach(), keep, pairs, config)
     assert grad_q[0] < 0 < grad_q[1]
     grad_theta, grad_rho = torch.autograd.grad(q[0], [theta, rho], grad_q[0])
     assert grad_theta > 0 and grad_rho[0] < 0
@@ -82,17 +87,16 @@ def test_equal_scores_give_zero_and_finite_gradients():
     pairs = Segments([3])
     x, g = torch.ones(3, 2).double(), torch.ones(3, 2).double()
     q, keep = torch.full((3,), 0.7).double(), torch.tensor([True, True, False])
-    grad = surrogate_gradient(x, g, q, keep, pairs, SurrogateConfig())
+    grad = surrogate_gradient(*row_scores(x, g), q, keep, pairs, SurrogateConfig())
     assert torch.equal(grad, torch.zeros(3).double())
 
 
 def drop(hidden, q, keep, weight, config, monitor):
     pairs = Segments([3, 3])
     row = torch.tensor([0, 1, 2, 0, 1, 2])
-    rows = row[keep]
-    return DropTokens.apply(
-        hidden, q, rows, row, torch.arange(len(rows)), keep, weight, pairs, config, monitor
-    )
+    rows, kept = row[keep], keep.nonzero()[:, 0]
+    at = torch.arange(len(rows))
+    return DropTokens.apply(hidden, q, rows, at, kept, weight, pairs, config, monitor)
 
 
 def test_drop_gathers_forward_and_scatters_backward():
@@ -137,7 +141,9 @@ def test_the_papers_eps_sat_never_acts_at_its_tau():
 
     def gradient(tau, eps_sat):
         q = retention_probability(rho.repeat(len(theta)), theta, tau, pairs)
-        return surrogate_gradient(x, g, q, keep, pairs, SurrogateConfig(eps_sat=eps_sat))
+        return surrogate_gradient(
+            *row_scores(x, g), q, keep, pairs, SurrogateConfig(eps_sat=eps_sat)
+        )
 
     assert torch.equal(gradient(0.2, 5e-3), gradient(0.2, 1e-3))
     acts = (gradient(0.2, 1e-2) != gradient(0.2, 5e-3)).view(len(theta), -1)
@@ -159,7 +165,7 @@ def test_taylor_follows_the_true_change_of_the_loss_and_the_paper_opposes_it():
     batch, _, _ = random_batch(questions=((4,),), shapes=[(6, 8, 8)])
     correlation = {}
     for direction in ("taylor", "paper"):
-        object.__setattr__(model.pruner.surrogate, "direction", direction)
+        model.pruner.surrogate = replace(model.pruner.surrogate, direction=direction)
         out = model(batch, "hard")
         out.selection.prob.retain_grad()
         loss_of(out).backward()
@@ -177,19 +183,15 @@ def loss_of(out):
 
 def shrunk(model, batch, token, step=1e-4):
     """(loss with token j scaled by 1 - step, minus loss) / step."""
-    tail = model.decoder.tail
-
-    def scaled(trunk, *args, **kwargs):
-        if token is not None:
-            factor = torch.ones(len(trunk.hidden), 1, dtype=torch.float64)
-            factor[trunk.rows[trunk.is_visual][token]] = 1 - step
-            object.__setattr__(trunk, "hidden", trunk.hidden * factor)
-        return tail(trunk, *args, **kwargs)
-
+    factor = torch.ones(batch.prefixes.total + batch.suffixes.total, 1, dtype=torch.float64)
+    factor[batch.visual_rows[token]] = 1 - step
     with torch.no_grad():
-        base = loss_of(model(batch, "hard"))
-        model.decoder.tail = scaled
-        try:
-            return (loss_of(model(batch, "hard")) - base) / step
-        finally:
-            model.decoder.tail = tail
+        trunk = model.trunk(batch, model.encode(batch), model.cut)
+        selection = model.select(trunk)
+
+        def loss(trunk):
+            hidden = model.decoder.tail(trunk, selection, model.cut, model.pruner)
+            answers = model.answers(batch, hidden)
+            return torch.nn.functional.cross_entropy(answers.logits, answers.targets)
+
+        return (loss(replace(trunk, hidden=trunk.hidden * factor)) - loss(trunk)) / step

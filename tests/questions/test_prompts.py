@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from photon.batch.batch import BatchBuilder
+from photon.batch.builder import BatchBuilder
 from photon.errors import InputError
 from photon.phantoms.tokenizer import TINY
 from photon.questions.prompts import SYSTEM, build_prompt, escape

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from photon.losses import answer_loss
-from photon.pruning.base import Selection
 from photon.pruning.baselines.given import GivenPruner
 from photon.questions.record import Record
 from photon.study.finite_difference import TokenChange, summarise, token_changes
@@ -104,11 +103,9 @@ def test_the_gate_predicts_removal_where_eta_is_blind():
 def test_a_gate_of_minus_infinity_is_removal(case):
     model, batch = case
     with torch.no_grad():
-        trunk = model.trunk(batch, model.encode(batch), model.cut, model.cut)
+        trunk = model.trunk(batch, model.encode(batch), model.cut)
         selection = model.select(trunk, keep=4)
-        everything = Selection(torch.ones_like(selection.keep), selection.pairs)
-        gate = torch.zeros(len(trunk.rows), dtype=torch.float64)
-        gate[trunk.is_visual] = torch.where(selection.keep, 0.0, -1e9).double()
-        pruned, at = model.decoder.tail(trunk, selection, model.cut)
-        gated, there = model.decoder.tail(trunk, everything, model.cut, gate=gate)
-    torch.testing.assert_close(gated[there], pruned[at], atol=1e-5, rtol=1e-5)
+        gate = torch.where(selection.keep, 0.0, -1e9).double()
+        pruned = model.decoder.above(trunk, batch.lay_out(selection.keep, "all"), model.cut)
+        gated = model.decoder.above(trunk, batch.layout, model.cut, gate=gate)
+    torch.testing.assert_close(gated, pruned, atol=1e-10, rtol=1e-10)

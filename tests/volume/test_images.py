@@ -15,7 +15,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     smart_resize as stock_resize,
 )
 
-from photon.batch.batch import BatchBuilder
+from photon.batch.builder import BatchBuilder
 from photon.commands.cli import main
 from photon.errors import InputError
 from photon.volume.images.preparation import ImagePreparation, resized, smart_resize

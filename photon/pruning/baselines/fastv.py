@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from photon.batch.layout import Tail, check_tail
 from photon.pruning.base import Keep, LastRow, PruneContext, Selection
 from photon.pruning.retention import budget_counts, rank
 from photon.pruning.saliency import precise
@@ -39,15 +40,17 @@ class AttentionPruner(nn.Module):
     Args:
         layer: share of decoder layers that run at full length (FastV: two layers).
         keep: share or count of tokens to keep where the call asks for none (FastV: a half).
+        tail: how questions share rows above l, see `photon.batch.layout.lay_out`.
     """
 
     score_rope = True
 
-    def __init__(self, layer: float = 0.25, keep: float | int = 0.3):
+    def __init__(self, layer: float = 0.25, keep: float | int = 0.3, tail: Tail = "question"):
         super().__init__()
-        self.options = {"layer": layer, "keep": keep}
+        self.options = {"layer": layer, "keep": keep, "tail": tail}
         self.layer = layer
         self.keep = keep
+        self.tail = check_tail(tail)
 
     def select(
         self,
@@ -57,7 +60,8 @@ class AttentionPruner(nn.Module):
     ) -> Selection:
         """The tokens that stay; ties go to the lower index. No gradient: nothing is learned."""
         pairs = context.pairs
+        last = context.last()
         with torch.no_grad():
-            scores = last_row_attention(context.last)[context.last.is_visual]
+            scores = last_row_attention(last)[last.is_visual]
         counts = budget_counts(self.keep if keep is None else keep, pairs)
         return Selection(rank(scores, pairs) < pairs.expand(counts), pairs, scores=scores)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from photon.batch.layout import Tail, check_tail
 from photon.pruning.base import Keep, PruneContext, Selection
 
 
@@ -16,10 +17,16 @@ class GivenPruner(nn.Module):
 
     score_rope = False
 
-    def __init__(self, layer: float = 0.25, masks: Sequence[np.ndarray] = ()):
+    def __init__(
+        self,
+        layer: float = 0.25,
+        masks: Sequence[np.ndarray] = (),
+        tail: Tail = "question",
+    ):
         super().__init__()
         self.layer = layer
         self.masks = masks
+        self.tail = check_tail(tail)
 
     def select(
         self,
