@@ -116,7 +116,7 @@ class Segments:
     def quantile(self, rows: Tensor, level: float) -> Tensor:
         """(R,) to (G,): linear interpolation between order statistics, as `torch.quantile`."""
         ordered = self.pad(rows, float("inf")).sort(dim=1).values
-        place = (self.counts - 1).to(rows.dtype) * level
+        place = (self.counts - 1).clamp_min(0).to(rows.dtype) * level
         below = place.floor().long()
         above = place.ceil().long()
         low = ordered.gather(1, below[:, None]).squeeze(1)

@@ -49,7 +49,7 @@ class Evaluation:
         keep: a budget (share or count) in place of the learned threshold.
         controls: of CONTROLS; the constant answer is always computed.
         budgets: shares or counts at which each of `pruners` answers as well, for the curve.
-        pruners: of PRUNERS; `photon` is the model's own.
+        pruners: names of `every_pruner`; `photon` is the model's own.
         layer: where they cut a model that does not prune by itself, as a share of its layers.
         volumes: answer about the first so many items of the split only; None takes all.
         segmentations: folder of label maps, for what is kept of organs on a benchmark (Table 12).

@@ -8,6 +8,7 @@ Shape suffixes: B items, Q questions, P patch rows, R prefix rows, S suffix rows
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -97,6 +98,21 @@ class VolumeBatch:
     def pairs(self) -> Segments:
         """Q segments: the visual tokens of each question's item."""
         return Segments([self.visual_lengths[v] for v in self.volume_of], self.targets.device)
+
+    @cached_property
+    def places(self) -> Tensor:
+        """(V, 4) of each visual token on the CPU: volume of its item, slab, row and column."""
+        parts = [torch.zeros(0, 4, dtype=torch.long)]
+        patches = sum(d * h * w for group in self.grids for d, h, w in group)
+        merge = math.isqrt(patches // max(sum(map(len, self.present)), 1))
+        for group, present in zip(self.grids, self.present, strict=True):
+            where = [
+                torch.cartesian_prod(*map(torch.arange, (1, d, h // merge, w // merge)))
+                + torch.tensor([n, 0, 0, 0])
+                for n, (d, h, w) in enumerate(group)
+            ]
+            parts.append(torch.cat([parts[0], *where])[present.cpu()])
+        return torch.cat(parts)
 
     @cached_property
     def positions(self) -> Tensor:

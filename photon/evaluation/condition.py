@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from photon.evaluation.views import OWN, VIEWS
 from photon.pruning.base import Keep
+from photon.pruning.named import pruners
 
 CONTROLS = ("no_pruning", "random_keep", *VIEWS[1:])
-PRUNERS = ("photon", "random", "uniform", "fastv", "oracle")  # at budgets, as photon@0.1
+PRUNERS = ("photon", "random", "uniform", "fastv", "oracle")  # of the usual curve, as photon@0.1
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Condition:
     Args:
         name: `photon`, one of CONTROLS, or PRUNER@BUDGET.
         view: of VIEWS.
-        pruner: of PRUNERS, where `photon` is the model's own; None keeps every token.
+        pruner: a name of `every_pruner`, where `photon` is the model's own; None keeps every token.
         keep: a budget (share or count); None asks the model's own threshold, or for `random` as
             many tokens as `photon` kept.
     """
@@ -27,6 +28,11 @@ class Condition:
     view: str
     pruner: str | None
     keep: Keep = None
+
+
+def every_pruner() -> list[str]:
+    """All that can answer at a budget, those of the usual curve first."""
+    return list(dict.fromkeys((*PRUNERS, *pruners())))
 
 
 def parse_condition(name: str, keep: Keep = None) -> Condition:
@@ -45,8 +51,8 @@ def parse_condition(name: str, keep: Keep = None) -> Condition:
     if name in VIEWS:
         return Condition(name, name, "photon", keep)
     pruner, at, budget = name.partition("@")
-    if not at or pruner not in PRUNERS:
-        legal = ", ".join(("photon", *CONTROLS, *(f"{p}@BUDGET" for p in PRUNERS)))
+    if not at or pruner not in every_pruner():
+        legal = ", ".join(("photon", *CONTROLS, *(f"{p}@BUDGET" for p in every_pruner())))
         raise ValueError(f"there is no condition {name!r}; legal names are {legal}")
     return Condition(name, OWN, pruner, parse_budget(budget))
 

@@ -27,10 +27,10 @@ from photon.evaluation.views import ViewItems
 from photon.model.generate import Generation, Reading, answer, read
 from photon.model.photon import PhotonModel
 from photon.packing import Segments
-from photon.pruning.base import Keep, Pruner, selection_layer
+from photon.pruning.base import Keep, Pruner, blocks_of, selection_layer
 from photon.pruning.baselines.given import GivenPruner
 from photon.pruning.baselines.oracle import oracle_mask
-from photon.pruning.named import find_pruner
+from photon.pruning.named import acts_before, find_pruner, pruners
 from photon.pruning.retention import budget_counts
 from photon.questions.record import Record
 from photon.volume.store import VolumeStore
@@ -51,7 +51,8 @@ class Evaluator:
         fingerprint: of weights, data and settings; a file of another one is refused.
         volumes_per_batch: volumes answered at once, with all of their questions.
         keep: a budget in place of the learned threshold.
-        layer: where pruners at a budget cut a model that does not prune by itself.
+        layer: where pruners at a budget cut a model that does not prune by itself, as a share of
+            its layers; None before the first.
         seed: of the random masks and of the shuffled and noise volumes.
         shard: part of the questions that this process answers.
         progress: called with (view, volumes done, volumes in all).
@@ -66,7 +67,7 @@ class Evaluator:
     volumes_per_batch: int = 4
     max_new_tokens: int = 16
     keep: Keep = None
-    layer: float = 0.25
+    layer: float | None = 0.25
     seed: int = 0
     shard: Shard = Shard()
     progress: Progress | None = None
@@ -137,12 +138,15 @@ class Evaluator:
         """Read a batch once, and write what each condition has not answered yet."""
         device = next(self.model.parameters()).device
         evidence = Evidence(batch, self.model.builder.token)
+        batch, readings = batch.to(device), {}
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            reading = read(self.model, batch.to(device), self._cut(group))
-            for condition in group:
+            for cut, condition in self._by_cut(group):
                 writer = writers[condition.name]
                 if all(writer.has(record.id) for record in batch.records):
                     continue
+                if cut not in readings:
+                    readings[cut] = read(self.model, batch, cut, self._blocks(group))
+                reading = readings[cut]
                 pruner = self._pruner(condition, reading, evidence, writers)
                 generation = answer(
                     self.model,
@@ -158,13 +162,31 @@ class Evaluator:
                     if not writer.has(row["id"]):
                         writer.write(row)
 
-    def _cut(self, group: Sequence[Condition]) -> int | None:
-        """Layers that all conditions of a view share; None: no condition drops anything."""
-        if self.model.pruner is not None:
-            return self.model.cut
-        if any(c.pruner is not None and c.keep is not None for c in group):
-            return selection_layer(self.model.n_layers, self.layer)
-        return None
+    def _by_cut(self, group: Sequence[Condition]) -> list[tuple[int | None, Condition]]:
+        """Layers that each condition shares with the others of its cut; None: nothing is dropped.
+
+        Conditions that drop nothing share the deepest reading of the others.
+        """
+        found = {c.name: self._cut(c) for c in group}
+        deepest = max((cut for cut in found.values() if cut is not None), default=None)
+        cuts = {name: deepest if cut is None else cut for name, cut in found.items()}
+        return [(cuts[c.name], c) for c in group]
+
+    def _cut(self, condition: Condition) -> int | None:
+        """Layers below a condition's selection; None where it drops nothing."""
+        own, layer = self.model.pruner, self.layer
+        if condition.pruner is None or own is None and condition.keep is None:
+            return None
+        if acts_before(condition.pruner):
+            return 0
+        imitates = condition.pruner in ("photon", "random", "oracle")
+        if own is not None and (imitates or own.layer is not None):
+            layer = own.layer
+        return selection_layer(self.model.n_layers, layer)
+
+    def _blocks(self, group: Sequence[Condition]) -> tuple[float, ...]:
+        """Encoder blocks whose attention the pruners of the conditions read."""
+        return blocks_of(self.model.pruner, *(pruners().get(c.pruner) for c in group))
 
     def _pruner(
         self,
@@ -184,6 +206,8 @@ class Evaluator:
             return GivenPruner(masks=masks, tail=tail)
         if condition.pruner == "photon" and own is not None:
             return own
+        if acts_before(condition.pruner):
+            return find_pruner(condition.pruner)().to(reading.device).eval()
         made = find_pruner(condition.pruner)(layer).to(reading.device).eval()
         made.tail = tail
         return made

@@ -10,7 +10,7 @@ Shape suffixes: Q questions, R prefix rows and S suffix rows of a batch, V visua
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from photon.model.encoder import VisualFeatures, rotate
 from photon.model.layers import DecoderLayers
 from photon.packing import Segments
 from photon.pruning.base import LastRow, PruneContext, Pruner, Selection
+from photon.pruning.encoded import Encoded, Merge
 from photon.pruning.surrogate import DropTokens, GateTokens, log_weight
 
 
@@ -32,9 +33,9 @@ class Trunk:
 
     batch: VolumeBatch
     hidden: Tensor  # (R + S, D)
-    deepstack: tuple[Tensor, ...]  # (V, D) what visual rows receive after layers 0, 1, ...
-    queries: Tensor  # (R + S, N, H) of the last layer, without rotary embedding
-    keys: Tensor  # (R + S, K, H)
+    visual: VisualFeatures  # what visual rows receive after layers 0, 1, ... among it
+    queries: Tensor | None  # (R + S, N, H) of the last layer, without rotary embedding
+    keys: Tensor | None  # (R + S, K, H)
     rope: tuple[Tensor, Tensor]  # (R + S, H) cosines and sines
     training: bool
 
@@ -48,7 +49,9 @@ class Trunk:
         batch = self.batch
         text, visual = batch.instruction_rows + batch.prefixes.total, batch.visual_rows
 
-        def take(x: Tensor, rows: Tensor) -> Tensor:
+        def take(x: Tensor | None, rows: Tensor) -> Tensor | None:
+            if x is None:
+                return None
             x = x.index_select(0, rows)
             return rotate(x, [turn[rows] for turn in self.rope]) if score_rope else x
 
@@ -62,6 +65,30 @@ class Trunk:
             volume_of=batch.volume_of,
             training=self.training,
             last=self._last,
+            encoded=self._encoded,
+        )
+
+    def merged(self, merge: Merge | None) -> Trunk:
+        """The same with merged visual rows, before the first layer."""
+        if merge is None:
+            return self
+        rows = self.batch.visual_rows
+        hidden = self.hidden.index_copy(0, rows, merge(self.hidden[rows]))
+        deepstack = tuple(merge(features) for features in self.visual.deepstack)
+        return replace(self, hidden=hidden, visual=replace(self.visual, deepstack=deepstack))
+
+    def _encoded(self) -> Encoded:
+        """What there is before the first layer, where rows are embeddings."""
+        batch, visual = self.batch, self.visual
+        text = batch.instruction_rows + batch.prefixes.total
+        return Encoded(
+            tokens=self.hidden[batch.visual_rows],
+            volumes=Segments(batch.visual_lengths, text.device),
+            places=batch.places.to(text.device),
+            received=visual.received,
+            keys=visual.keys,
+            pixels=batch.patches.flatten(0).unflatten(0, (sum(batch.visual_lengths), -1)),
+            text=self.hidden[text],
         )
 
     def _last(self) -> LastRow:
@@ -112,7 +139,7 @@ class PhotonDecoder(nn.Module):
             hidden, batch.positions, plan, 0, stop, cache, deepstack=deepstack
         )
         rope = self.layers.rope(batch.positions)
-        return Trunk(batch, hidden, visual.deepstack, *scored, rope, self.training)
+        return Trunk(batch, hidden, visual, *scored, rope, self.training)
 
     def follow(self, before: Trunk, batch: VolumeBatch, cache: KeyValues) -> Trunk:
         """The trunk of other questions about the prefixes of `before`: only suffixes run.
@@ -124,9 +151,9 @@ class PhotonDecoder(nn.Module):
         plan = self.plan(batch.layout.suffixes_only(), suffix.device, cache)
         run = self.layers.run(suffix, batch.suffix_positions, plan, 0, cache.n_layers, cache)
         parts = zip((before.hidden, before.queries, before.keys), (run[0], *run[1]), strict=True)
-        hidden, *scored = (torch.cat([old[:n], new]) for old, new in parts)
+        hidden, *scored = (None if new is None else torch.cat([old[:n], new]) for old, new in parts)
         rope = self.layers.rope(batch.positions)
-        return Trunk(batch, hidden, before.deepstack, *scored, rope, self.training)
+        return Trunk(batch, hidden, before.visual, *scored, rope, self.training)
 
     def tail(
         self,
@@ -149,6 +176,7 @@ class PhotonDecoder(nn.Module):
         which tail `all` shares between batches, only suffixes run.
         """
         tail = "all" if selection is None else pruner.tail
+        trunk = trunk if selection is None else trunk.merged(selection.merge)
         keep = None if soft or selection is None else selection.keep.cpu()
         layout = trunk.batch.lay_out(keep, tail, questions)
         if cache is not None and cache.total:
@@ -189,7 +217,8 @@ class PhotonDecoder(nn.Module):
         device = trunk.hidden.device
         rows, at, tokens = (x.to(device) for x in (layout.rows, layout.at, layout.tokens))
         hidden = trunk.hidden.index_select(0, rows) if hidden is None else hidden
-        deepstack = trunk.deepstack if start < len(trunk.deepstack) else ()
+        deepstack = trunk.visual.deepstack
+        deepstack = deepstack if start < len(deepstack) else ()
         deepstack = [features[tokens] for features in deepstack]
         if scale is not None:
             by = scale.to(hidden.dtype)[:, None]

@@ -6,7 +6,8 @@ Shape suffixes: B volumes, P patches, V visual tokens (P / merge^2), N heads, H 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from photon.batch.patches import Grid, patch_coordinates, table_corners, window_order
 from photon.model.attention import AttentionPlan
 from photon.model.recompute import recomputed
+from photon.model.taps import attention_received, noted_blocks, of_tokens, token_keys
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class VisualFeatures:
 
     tokens: Tensor  # (V, D)
     deepstack: tuple[Tensor, ...] = ()  # (V, D) for decoder layers 0, 1, ...
+    received: Mapping[float, Tensor] = field(default_factory=dict)  # see `pruning.encoded.Encoded`
+    keys: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,17 @@ class VolumeEncoder(nn.Module):
         return hidden.to(torch.get_autocast_dtype(device) if autocast else self.dtype)
 
     def forward(
-        self, patches: Tensor, grids: list[Grid], present: Tensor | None = None
+        self,
+        patches: Tensor,
+        grids: list[Grid],
+        present: Tensor | None = None,
+        blocks: Collection[float] = (),
     ) -> VisualFeatures:
         """Packed patch rows (P, voxels) of volumes with the given patch grids to their features.
 
         present: true at the tokens of the grids that have rows, None: all. The windows and slabs of
-        the others stay what they are; they only see less.
+        the others stay what they are; they only see less. blocks: shares of the depth at which
+        attention is noted for a pruner before the language model.
         """
         if present is None or bool(present.all()):
             plan = self._plan(tuple(grids), patches.device)
@@ -106,16 +115,30 @@ class VolumeEncoder(nn.Module):
             hidden = hidden + table.sum(1).to(hidden.dtype)
         hidden = hidden[plan.order]
         rope = cos_sin(plan.angles, self.dtype)
-        deepstack = []
+        deepstack, received, keys = [], {}, None
+        noted = noted_blocks(blocks, len(self.visual.blocks), self.windowed)
         for i, block in enumerate(self.visual.blocks):
             attention = plan.windows if i in self.windowed else plan.slabs
+            if i in noted.values():
+                found, keys = self._note(block, hidden, rope, plan)
+                received |= {share: found for share, at in noted.items() if at == i}
             hidden = recomputed(
                 self._block, block, hidden, rope, attention, on=self.checkpointing and self.training
             )
             if i in self.deepstack:
                 merger = self.visual.deepstack_merger_list[self.deepstack.index(i)]
                 deepstack.append(merger(hidden)[plan.restore])
-        return VisualFeatures(self.visual.merger(hidden)[plan.restore], tuple(deepstack))
+        tokens = self.visual.merger(hidden)[plan.restore]
+        return VisualFeatures(tokens, tuple(deepstack), received, keys)
+
+    @torch.no_grad()
+    def _note(self, block: nn.Module, hidden: Tensor, rope: tuple, plan: _Plan) -> tuple:
+        """Attention that the tokens receive in a block, (V,), and their keys there (V, H)."""
+        qkv = block.attn.qkv(block.norm1(hidden)).unflatten(-1, (3, self.heads, -1))
+        q, k = (rotate(x, rope) for x in qkv.unbind(1)[:2])
+        received = attention_received(q, k, plan.slabs.queries)
+        found = of_tokens(received, self.merge), token_keys(k, self.merge)
+        return tuple(x[plan.restore] for x in found)
 
     def _block(self, block: nn.Module, hidden: Tensor, rope: tuple, plan: AttentionPlan) -> Tensor:
         hidden = hidden + self._attention(block.attn, block.norm1(hidden), rope, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +15,7 @@ from photon.model.decoder import Trunk
 from photon.model.decoding import Decoding, Sampling, Streamer, decode, likeliest
 from photon.model.photon import PhotonModel, Stage
 from photon.model.stock_loop import beam_search
-from photon.pruning.base import Keep, Pruner, Selection, selection_layer
+from photon.pruning.base import Keep, Pruner, Selection, blocks_of, selection_layer
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,18 @@ class Reading:
 
 
 @torch.no_grad()
-def read(model: PhotonModel, batch: VolumeBatch, cut: int | None = None) -> Reading:
-    """Encode the volumes and run the first `cut` layers, whose last one is scored; None: all."""
+def read(
+    model: PhotonModel,
+    batch: VolumeBatch,
+    cut: int | None = None,
+    blocks: Collection[float] = (),
+) -> Reading:
+    """Encode the volumes and run the first `cut` layers, whose last one is scored; None: all.
+
+    blocks: whose attention pruners before the language model will read.
+    """
     clock = _Clock(batch.suffix_ids.device)
-    visual = model.encode(batch)
+    visual = model.encode(batch, blocks)
     clock.mark("encoder")
     cache = KeyValues()
     trunk = model.trunk(batch, visual, cut, cache)
@@ -103,7 +112,9 @@ def read_for(
     """Read a batch for one pruner (None: the model's own): the layers up to where it cuts."""
     pruner = model.pruner if pruner is None else pruner
     off = stage == "off" or pruner is None
-    return read(model, batch, None if off else selection_layer(model.n_layers, pruner.layer))
+    if off:
+        return read(model, batch)
+    return read(model, batch, selection_layer(model.n_layers, pruner.layer), blocks_of(pruner))
 
 
 @torch.no_grad()

@@ -68,15 +68,15 @@ class DecoderLayers(nn.Module):
         cache: KeyValues | None = None,
         gate: Tensor | None = None,
         deepstack: tuple[Tensor, Sequence[Tensor]] | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
         """Layers start..stop-1 over rows (R, D) at positions (3, R).
 
         With a `cache`, its rows come before these as keys, and these are added to it. gate: of the
         suffixes' keys, see `SharedPlan.attend`. deepstack: rows (n,) and what they receive after
         layers 0, 1, ..., each (n, D) (Qwen3-VL). Returns the hidden rows, and the last layer's
-        queries (R, N, H) and keys (R, K, H) without rotary embedding.
+        queries (R, N, H) and keys (R, K, H) without rotary embedding, None where no layer ran.
         """
-        rope = self.rope(positions)
+        rope, scored = self.rope(positions), (None, None)
         on = self.checkpointing and self.training and cache is None
         for i in range(start, self.n_layers if stop is None else stop):
             hidden, *scored = recomputed(self._layer, i, hidden, rope, plan, cache, gate, on=on)

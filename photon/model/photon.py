@@ -5,7 +5,7 @@ Shape suffixes: Q questions, A supervised rows, V visual tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,14 @@ from photon.model.cache import KeyValues
 from photon.model.decoder import PhotonDecoder, Trunk
 from photon.model.encoder import VisualFeatures, VolumeEncoder
 from photon.packing import Segments
-from photon.pruning.base import Keep, PruneContext, Pruner, Selection, selection_layer
+from photon.pruning.base import (
+    Keep,
+    PruneContext,
+    Pruner,
+    Selection,
+    blocks_of,
+    selection_layer,
+)
 from photon.questions.prompts import token_id
 from photon.volume.preparation import Preparation
 
@@ -156,7 +163,7 @@ class PhotonModel(nn.Module):
         only the layers above l.
         """
         stage = "off" if self.pruner is None else stage
-        visual = self.encode(batch)
+        visual = self.encode(batch, blocks_of(self.pruner))
         trunk = self.trunk(batch, visual, None if self.pruner is None else self.cut)
         if self.pruner is None:
             return Output(self.answers(batch, trunk.suffix), visual.tokens)
@@ -193,14 +200,17 @@ class PhotonModel(nn.Module):
             segments = Segments(kept, device)
         return Answers(self.logits(hidden[at]), targets, segments)
 
-    def encode(self, batch: VolumeBatch) -> VisualFeatures:
-        """Visual tokens (V, D) of all volumes of a batch, and what Qwen3-VL adds above."""
+    def encode(self, batch: VolumeBatch, blocks: Collection[float] = ()) -> VisualFeatures:
+        """Visual tokens (V, D) of all volumes of a batch, and what Qwen3-VL adds above.
+
+        blocks: whose attention is noted, see `VolumeEncoder`.
+        """
         grids = [grid for group in batch.grids for grid in group]
         if not grids:
             width = self.backbone.config.text_config.hidden_size
             return VisualFeatures(torch.zeros(0, width, device=batch.patches.device))
         patches = self.normalize(batch.patches)
-        return self.encoder(patches, grids, torch.cat(batch.present))
+        return self.encoder(patches, grids, torch.cat(batch.present), blocks)
 
     def normalize(self, patches: Tensor) -> Tensor:
         """Patch rows (P, C * voxels) in [0, 1] to what the patch embedding expects."""

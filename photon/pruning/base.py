@@ -16,6 +16,7 @@ from torch import Tensor
 
 from photon.batch.layout import Tail
 from photon.packing import Segments
+from photon.pruning.encoded import Encoded, Merge
 
 Keep = float | int | Tensor | None
 
@@ -35,15 +36,17 @@ class LastRow:
 class PruneContext:
     """Everything that a pruner may look at. The answer is not in it."""
 
-    queries: Tensor  # (T, N, H) of the instruction rows, at the selection layer
-    keys: Tensor  # (T, K, H) of the instruction rows
-    visual_keys: Tensor  # (V, K, H) of the volumes' visual rows
+    queries: Tensor | None  # (T, N, H) of the instruction rows, at the selection layer
+    keys: Tensor | None  # (T, K, H) of the instruction rows
+    visual_keys: Tensor | None  # (V, K, H) of the volumes' visual rows
     text: Segments  # Q segments of instruction rows
     visual: Segments  # B segments of visual rows
     pairs: Segments  # Q segments: the visual tokens of each question's volume
     volume_of: list[int]  # (Q) volume of each question
     training: bool = False
-    last: Callable[[], LastRow] | None = None  # made where it is asked for
+    # Made where they are asked for: after a decoder layer, and before the first one.
+    last: Callable[[], LastRow] | None = None
+    encoded: Callable[[], Encoded] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Selection:
     scores: Tensor | None = None  # (J,) saliency in [0, 1], higher stays longer
     prob: Tensor | None = None  # (J,) retention probability q, differentiable
     theta: Tensor | None = None  # (Q,) threshold
+    merge: Merge | None = None  # of the volumes' visual tokens, where all questions keep the same
     counts: Tensor = field(init=False)  # (Q,) kept tokens
 
     def __post_init__(self) -> None:
@@ -88,12 +92,13 @@ class Selection:
 class Pruner(Protocol):
     """Chooses visual tokens between two decoder layers.
 
-    `layer` is the share of decoder layers that run at full length; `score_rope` says whether the
+    `layer` is the share of decoder layers that run at full length, None before the language model
+    (see `photon.pruning.pre_llm`); `score_rope` says whether the
     queries and keys in the context carry their rotary embedding; `tail` says how questions share
     rows above (see `photon.batch.layout.lay_out`).
     """
 
-    layer: float
+    layer: float | None
     score_rope: bool
     tail: Tail
 
@@ -110,11 +115,18 @@ class Pruner(Protocol):
         ...
 
 
-def selection_layer(n_layers: int, layer: float) -> int:
-    """l: how many decoder layers run at full length, max(1, round(n * layer)).
+def selection_layer(n_layers: int, layer: float | None) -> int:
+    """l: how many decoder layers run at full length, max(1, round(n * layer)); 0 for None.
 
     Raises ValueError unless 0 <= layer < 1.
     """
+    if layer is None:
+        return 0
     if not 0 <= layer < 1:
         raise ValueError(f"pruner.layer={layer}: legal values are shares of the layers in [0, 1)")
     return min(max(1, round(n_layers * layer)), n_layers - 1)
+
+
+def blocks_of(*pruners: Pruner | None) -> tuple[float, ...]:
+    """Encoder blocks whose attention the pruners read, as shares of its depth."""
+    return tuple({block for pruner in pruners for block in getattr(pruner, "blocks", ())})

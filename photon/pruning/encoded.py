@@ -18,12 +18,17 @@ from photon.pruning.retention import rank
 
 @dataclass(frozen=True)
 class Encoded:
-    """The encoder's output, and what a pruner's `needs` asked to be noted on the way."""
+    """The encoder's output, and what a pruner's `blocks` asked to be noted on the way.
+
+    received: by the share of the encoder's depth at which a block ends (1.0: the last one), the
+    attention that each token receives there within its slab: sum over queries, mean over heads and
+    over the patches of the token; its mean is 1. keys: of the last of these blocks.
+    """
 
     tokens: Tensor  # (V, D) as the language model would see them
     volumes: Segments  # B segments of tokens
     places: Tensor  # (V, 4) which volume of its item, slab, row and column
-    received: Mapping[int, Tensor] = field(default_factory=dict)  # encoder block to (V,) attention
+    received: Mapping[float, Tensor] = field(default_factory=dict)  # (V,) attention, see below
     keys: Tensor | None = None  # (V, H) of the last block, rotated, averaged over patches and heads
     pixels: Tensor | None = None  # (V, P) input in [0, 1]
     text: Tensor | None = None  # (T, D) embeddings of the instruction tokens

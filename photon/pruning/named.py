@@ -36,6 +36,11 @@ def find_pruner(name: str) -> type[Pruner]:
     return pruners()[name]
 
 
+def acts_before(name: str | None) -> bool:
+    """Whether a name is that of a pruner between encoder and language model."""
+    return name in pruners() and getattr(pruners()[name], "layer", 0.0) is None
+
+
 def name_of(pruner: Pruner) -> str:
     """The name under which an export stores a pruner; ValueError where its class has none."""
     for name, kind in pruners().items():

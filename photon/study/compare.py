@@ -14,7 +14,7 @@ import numpy as np
 
 from photon.errors import InputError
 from photon.evaluation.bootstrap import bootstrap_mean, paired_difference
-from photon.evaluation.condition import PRUNERS, parse_condition
+from photon.evaluation.condition import every_pruner, parse_condition
 from photon.evaluation.report import coverage_summary, retention_summary
 from photon.evaluation.table import TITLES, aligned, interval_text, percent
 from photon.study.runs import Run, Study
@@ -164,7 +164,7 @@ def curve(study: Study, variant: str, resamples: int) -> Section | None:
     names = [name for name in study.conditions(variant) if "@" in name]
     points = {(c.keep, c.pruner): c.name for c in map(parse_condition, names)}
     budgets = sorted({budget for budget, _ in points})
-    pruners = [p for p in PRUNERS if any(pruner == p for _, pruner in points)]
+    pruners = [p for p in every_pruner() if any(pruner == p for _, pruner in points)]
     if len(budgets) < 2:
         return None
     data: dict[str, Any] = {}

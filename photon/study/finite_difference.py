@@ -160,7 +160,7 @@ def _copies(trunk: Trunk, i: int, n: int) -> Trunk:
         suffixes=Segments([suffix.stop - suffix.start] * n),
         volume_of=list(range(n)),
     )
-    deepstack = tuple(part[first : first + count].repeat(n, 1) for part in trunk.deepstack)
+    deepstack = tuple(part[first : first + count].repeat(n, 1) for part in trunk.visual.deepstack)
     return replace(trunk, batch=of_copies, hidden=taken(trunk.hidden), deepstack=deepstack)
 
 

@@ -155,6 +155,23 @@ def test_a_model_without_a_pruner_can_be_pruned_at_budgets(model, data, tmp_path
     assert rows["fastv@4"] == trained
 
 
+def test_pruners_before_the_language_model_answer_beside_those_inside(
+    model, data, together, tmp_path, monkeypatch
+):
+    """They read the volumes at a cut of their own; what the others answer stays."""
+    names = ["photon", "no_pruning", "fastv@3", "visionzip@3", "cdpruner@3", "hiprune@3"]
+    calls, encode = [], PhotonModel.encode
+    monkeypatch.setattr(PhotonModel, "encode", lambda *a: calls.append(1) or encode(*a))
+    rows = evaluator(model, data, tmp_path).run(names)
+    assert len(calls) == 4  # two batches at two cuts
+    assert {name: rows[name] for name in names[:3]} == {name: together[name] for name in names[:3]}
+    for name in names[3:]:
+        assert {row["kept_tokens"] for row in rows[name]} == {3}
+        assert rows[name] == evaluator(model, data, tmp_path / name).run([name])[name]
+    masks = [[row["kept_mask"] for row in rows[name]] for name in names[3:]]
+    assert masks[0] != masks[1] != masks[2]
+
+
 def test_names_of_conditions():
     assert parse_condition("photon@0.1").keep == 0.1
     assert parse_condition("fastv@1").keep == 1 and isinstance(parse_condition("fastv@1").keep, int)

@@ -10,6 +10,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from photon.batch.dataset import Collate, Item
 from photon.errors import InputError
 from photon.model.generate import generate
+from photon.pruning.baselines.hiprune import HiPrunePruner
 from photon.pruning.its import PhotonPruner
 from photon.questions.record import Record
 from photon.volume.preparation import Preparation
@@ -54,6 +55,15 @@ def test_an_export_round_trips_bitwise(tmp_path):
     assert loaded.pruner.options == model.pruner.options
     assert (loaded.depth_stride, loaded.slab, loaded.kv) == (3, 1, "full")
     assert loaded.positions == "stock"
+    assert ask(loaded).tokens == ask(model).tokens
+
+
+def test_an_export_keeps_a_pruner_before_the_language_model(tmp_path):
+    model = build(HiPrunePruner(keep=0.5, depth=True))
+    save_export(model, tmp_path)
+    loaded = load_export(tmp_path)
+    assert type(loaded.pruner) is HiPrunePruner and loaded.pruner.options == model.pruner.options
+    assert ask(loaded).kept_tokens == ask(model).kept_tokens
     assert ask(loaded).tokens == ask(model).tokens
 
 

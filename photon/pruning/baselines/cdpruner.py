@@ -26,7 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photon.batch.layout import Tail
 from photon.packing import Segments
+from photon.pruning.base import Keep, PruneContext, Selection
+from photon.pruning.pre_llm import EncodedPruner
+from photon.pruning.retention import budget_counts
 from photon.pruning.saliency import precise
 
 FLOOR = 1e-10  # of the gain: below it a token adds nothing
@@ -46,6 +50,9 @@ def relevance(
     # The mean cosine with several words is the product with their mean.
     for v, question in zip(volume_of, questions.mean(words), strict=True):
         cosine = unit[rows[v]] @ question
+        if not len(cosine):
+            found.append(cosine)
+            continue
         cosine = -cosine if negate else cosine
         low, high = cosine.aminmax()
         found.append((cosine - low + 1e-6) / (high - low).clamp_min(1e-12))
@@ -92,7 +99,7 @@ def relevant_and_diverse(
         asked = [q for q, volume in enumerate(volume_of) if volume == v]
         if not asked:
             continue
-        wanted = counts[asked]
+        wanted = counts[asked].clamp_max(volumes.lengths[v])
         order = determinant_order(unit[rows], torch.stack([parts[q] for q in asked]),
                                   int(wanted.max()))  # fmt: skip
         place = torch.full_like(order[:, :1].expand(-1, volumes.lengths[v]), order.shape[1])
@@ -100,3 +107,32 @@ def relevant_and_diverse(
         for q, mask in zip(asked, place < wanted[:, None], strict=True):
             masks[q] = mask
     return torch.cat(masks)
+
+
+class CDPruner(EncodedPruner):
+    """Keeps the tokens that are diverse and relevant to the question (`relevant_and_diverse`).
+
+    Args:
+        keep: share or count of tokens to keep where the call asks for none.
+        tail: see `photon.batch.layout.lay_out`; questions keep tokens of their own.
+        negate: see `relevance`.
+    """
+
+    def __init__(self, keep: float | int = 0.3, tail: Tail = "question", negate: bool = True):
+        super().__init__(keep, tail, negate=negate)
+
+    def select(
+        self,
+        context: PruneContext,
+        keep: Keep = None,
+        generator: torch.Generator | None = None,
+    ) -> Selection:
+        """The tokens that stay for each question. No gradient: nothing is learned."""
+        encoded, asked, pairs = context.encoded(), context.volume_of, context.pairs
+        counts = budget_counts(self.keep if keep is None else keep, pairs)
+        with torch.no_grad():
+            scores = relevance(
+                encoded.tokens, encoded.text, encoded.volumes, context.text, asked, self.negate
+            )
+            kept = relevant_and_diverse(encoded.tokens, scores, counts, encoded.volumes, asked)
+        return Selection(kept, pairs, scores=scores)

@@ -20,7 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photon.batch.layout import Tail
 from photon.packing import Segments
+from photon.pruning.encoded import Encoded, Reduction
+from photon.pruning.pre_llm import EncodedPruner
 from photon.pruning.saliency import precise
 
 CHUNK = 512  # rows of the cosine map that exist at once
@@ -55,3 +58,13 @@ def farthest_tokens(tokens: Tensor, counts: Tensor, volumes: Segments) -> Tensor
         nearest = torch.minimum(nearest, 1 - (unit @ unit[row, pick][:, :, None]).squeeze(2))
         distance = nearest.masked_fill(kept | ~valid, float("-inf"))
     return volumes.unpad(kept)
+
+
+class DivPruner(EncodedPruner):
+    """Keeps the tokens that lie farthest apart (`farthest_tokens`); arguments: `EncodedPruner`."""
+
+    def __init__(self, keep: float | int = 0.3, tail: Tail = "union"):
+        super().__init__(keep, tail)
+
+    def reduce(self, encoded: Encoded, counts: Tensor | None) -> Reduction:
+        return Reduction(farthest_tokens(encoded.tokens, counts, encoded.volumes))

@@ -23,8 +23,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from photon.batch.layout import Tail
 from photon.packing import Segments
-from photon.pruning.encoded import Reduction, top
+from photon.pruning.encoded import Encoded, Reduction, top
+from photon.pruning.pre_llm import EncodedPruner
 
 IN_PLANE = ((0, 0, -1), (0, 0, 1), (0, -1, 0), (0, 1, 0))  # slab, row, column
 IN_DEPTH = ((-1, 0, 0), (1, 0, 0))
@@ -89,3 +91,37 @@ def hiprune(
     tier = anchors.to(last.dtype) + near.to(last.dtype)
     spread = last.amax() - last.amin() + 1
     return Reduction(top(last + tier * spread, counts, volumes))
+
+
+class HiPrunePruner(EncodedPruner):
+    """Keeps anchors, buffers and registers (`hiprune`).
+
+    Args:
+        keep, tail: see `EncodedPruner`.
+        alpha: share of the budget for anchors with their buffers.
+        depth: count the neighbours in the slabs above and below as buffers too.
+        official: with the release's neighbours and counts.
+    """
+
+    blocks = (0.5, 1.0)
+
+    def __init__(
+        self,
+        keep: float | int = 0.3,
+        tail: Tail = "union",
+        alpha: float = 0.1,
+        depth: bool = False,
+        official: bool = False,
+    ):
+        super().__init__(keep, tail, alpha=alpha, depth=depth, official=official)
+
+    def reduce(self, encoded: Encoded, counts: Tensor | None) -> Reduction:
+        return hiprune(
+            *(encoded.received[block] for block in self.blocks),
+            encoded.places,
+            counts,
+            encoded.volumes,
+            self.alpha,
+            self.depth,
+            self.official,
+        )

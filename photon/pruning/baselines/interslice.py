@@ -20,8 +20,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from photon.batch.layout import Tail
 from photon.packing import Segments
-from photon.pruning.encoded import top
+from photon.pruning.encoded import Encoded, Reduction, top
+from photon.pruning.pre_llm import EncodedPruner
 
 THRESHOLD = 0.1
 
@@ -64,3 +66,27 @@ def changing_tokens(
     alive = torch.zeros(len(keep), dtype=torch.long, device=keep.device)
     alive = alive.index_add(0, owner, keep.long())
     return keep | (fresh & (alive[owner] == 0))
+
+
+class InterSlicePruner(EncodedPruner):
+    """Keeps tokens whose input changes from slab to slab (`changing_tokens`).
+
+    Args:
+        keep: see `EncodedPruner`; None keeps what differs by more than the threshold.
+        tail: see `EncodedPruner`.
+        threshold: mean absolute difference of intensities in [0, 1].
+    """
+
+    def __init__(
+        self,
+        keep: float | int | None = 0.3,
+        tail: Tail = "union",
+        threshold: float = THRESHOLD,
+    ):
+        super().__init__(keep, tail, threshold=threshold)
+
+    def reduce(self, encoded: Encoded, counts: Tensor | None) -> Reduction:
+        differences = slab_differences(encoded.pixels, encoded.places, encoded.volumes)
+        return Reduction(
+            changing_tokens(differences, encoded.places, encoded.volumes, counts, self.threshold)
+        )

@@ -13,8 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from photon.batch.layout import Tail
 from photon.packing import Segments
-from photon.pruning.encoded import Merge, Reduction
+from photon.pruning.encoded import Encoded, Merge, Reduction
+from photon.pruning.pre_llm import EncodedPruner
 
 
 def boxes(places: Tensor, count: int) -> list[Tensor]:
@@ -43,7 +45,7 @@ def pool(places: Tensor, counts: list[int], volumes: Segments) -> Reduction:
     source, target, weight = [], [], []
     where = places.cpu()
     for part, count in zip(volumes, counts, strict=True):
-        for rows in boxes(where[part], count):
+        for rows in boxes(where[part], count) if count else ():
             inside = where[part][rows].double()
             centre = int(rows[(inside - inside.mean(0)).square().sum(1).argmin()]) + part.start
             keep[centre] = True
@@ -52,3 +54,13 @@ def pool(places: Tensor, counts: list[int], volumes: Segments) -> Reduction:
             weight.append(torch.full(rows.shape, 1 / len(rows), dtype=torch.float64))
     merge = Merge(*(torch.cat(x).to(places.device) for x in (source, target, weight)))
     return Reduction(keep.to(places.device), merge)
+
+
+class PoolingPruner(EncodedPruner):
+    """Averages the tokens of equal boxes (`pool`); arguments: `EncodedPruner`."""
+
+    def __init__(self, keep: float | int = 0.3, tail: Tail = "union"):
+        super().__init__(keep, tail)
+
+    def reduce(self, encoded: Encoded, counts: Tensor | None) -> Reduction:
+        return pool(encoded.places, counts.tolist(), encoded.volumes)

@@ -26,9 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photon.batch.layout import Tail
 from photon.packing import Segments
 from photon.pruning.baselines.uniform import strided
-from photon.pruning.encoded import Merge, Reduction, joined, top
+from photon.pruning.encoded import Encoded, Merge, Reduction, joined, top
+from photon.pruning.pre_llm import EncodedPruner
 from photon.pruning.saliency import precise
 
 LIKES = 32
@@ -90,6 +92,8 @@ def prumerge(attention: Tensor, keys: Tensor, keep: Tensor, volumes: Segments) -
     """
     merges, keep = [], keep.clone()
     for rows in volumes:
+        if not bool(keep[rows].any()):
+            continue
         part = [absorb_likes(attention[rows], keys[rows], keep[rows])]
         if not bool(keep[rows].all()):
             part.append(rest_of(attention[rows], keep[rows]))
@@ -116,3 +120,24 @@ def prumerge_tokens(
         return top(attention, room, volumes)
     keep = top(attention, torch.minimum(outliers, room), volumes)
     return spread_out(keep, room.tolist(), volumes)
+
+
+class PruMergePruner(EncodedPruner):
+    """Keeps outliers of attention, which absorb their likes (`prumerge`).
+
+    Args:
+        keep: see `EncodedPruner`; None keeps as many tokens as are outliers.
+        tail: see `EncodedPruner`.
+        plus: PruMerge+, which adds tokens at equal steps.
+    """
+
+    blocks = (1.0,)
+
+    def __init__(self, keep: float | int | None = 0.3, tail: Tail = "union", plus: bool = False):
+        super().__init__(keep, tail, plus=plus)
+
+    def reduce(self, encoded: Encoded, counts: Tensor | None) -> Reduction:
+        volumes, received = encoded.volumes, encoded.received[1.0]
+        attention = received / volumes.expand(volumes.sum(received))
+        keep = prumerge_tokens(attention, counts, volumes, self.plus)
+        return prumerge(attention, encoded.keys, keep, volumes)

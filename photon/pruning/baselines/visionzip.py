@@ -23,8 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photon.batch.layout import Tail
 from photon.packing import Segments
-from photon.pruning.encoded import Merge, Reduction, joined, top
+from photon.pruning.encoded import Encoded, Merge, Reduction, joined, top
+from photon.pruning.pre_llm import EncodedPruner
 from photon.pruning.saliency import precise
 
 CONTEXTUAL = 0.05  # share of all tokens
@@ -74,3 +76,17 @@ def visionzip(
         merges.append(absorb(keys, rest[chosen], rest[~chosen]))
         keep = keep.index_fill(0, rest[chosen], True)
     return Reduction(keep, joined(merges) if merges else None)
+
+
+class VisionZipPruner(EncodedPruner):
+    """Keeps dominant tokens and makes contextual ones (`visionzip`); arguments: `EncodedPruner`."""
+
+    blocks = (1.0,)
+
+    def __init__(self, keep: float | int = 0.3, tail: Tail = "union"):
+        super().__init__(keep, tail)
+
+    def reduce(self, encoded: Encoded, counts: Tensor | None) -> Reduction:
+        pairs = zip(encoded.volumes.lengths, counts.tolist(), strict=True)
+        both = [exact_counts(total, count) for total, count in pairs]
+        return visionzip(encoded.received[1.0], encoded.keys, both, encoded.volumes)

@@ -4,7 +4,8 @@ Stage 1, before the language model: half of the budget goes to the tokens that r
 attention in an early block, with a cap for each 4 x 4 window, half to those that receive most in
 the last block; every other token is averaged into the kept one most similar to it. Stage 2, after a
 middle decoder layer: the visual tokens that the last prompt row attends to most, without rotary
-embedding (`AttentionPruner(rope=False)`).
+embedding; that stage is not in
+`VScanPruner`.
 
 Source: Tencent/SelfEvolvingAgent, `VScan/qwen/model`. Differences:
 - windows of each slab: the release asserts one image, and fails on grids below 4 tokens a side;
@@ -21,8 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photon.batch.layout import Tail
 from photon.packing import Segments
-from photon.pruning.encoded import Merge, Reduction, joined, top
+from photon.pruning.encoded import Encoded, Merge, Reduction, joined, top
+from photon.pruning.pre_llm import EncodedPruner
 from photon.pruning.retention import rank
 from photon.pruning.saliency import precise
 
@@ -78,9 +81,27 @@ def vscan(
     merges = []
     for rows in volumes:
         kept = keep[rows].nonzero().squeeze(1) + rows.start
+        if not len(kept):
+            continue
         rest = (~keep[rows]).nonzero().squeeze(1) + rows.start
         nearest = (unit[rest] @ unit[kept].T).argmax(1)
         share = 1 / (torch.bincount(nearest, minlength=len(kept)) + 1).to(unit.dtype)
         source, target = torch.cat([kept, rest]), torch.cat([kept, kept[nearest]])
         merges.append(Merge(source, target, torch.cat([share, share[nearest]])))
     return Reduction(keep, joined(merges))
+
+
+class VScanPruner(EncodedPruner):
+    """Keeps local and global picks and averages the others into them (`vscan`): stage 1 alone.
+
+    Arguments: `EncodedPruner`.
+    """
+
+    blocks = (0.25, 1.0)
+
+    def __init__(self, keep: float | int = 0.3, tail: Tail = "union"):
+        super().__init__(keep, tail)
+
+    def reduce(self, encoded: Encoded, counts: Tensor | None) -> Reduction:
+        early, last = (encoded.received[block] for block in self.blocks)
+        return vscan(early, last, encoded.tokens, encoded.places, counts, encoded.volumes)
