@@ -154,13 +154,20 @@ def threads(request):
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize(("cut", "threads"), [(3, 2), (6, 1)], indirect=["threads"])
-def test_resumed_equals_uninterrupted_bit_for_bit(data, tmp_path, monkeypatch, cut) -> None:
+@pytest.mark.parametrize(
+    ("cut", "threads", "sampling"),
+    [(3, 2, "volumes"), (6, 1, "volumes"), (5, 1, "questions")],
+    indirect=["threads"],
+)
+def test_resumed_equals_uninterrupted_bit_for_bit(
+    data, tmp_path, monkeypatch, cut, sampling
+) -> None:
     """Checkpoints every 2 of 8 steps; soft from step 2, hard from 4: both cuts cross a boundary."""
     config = configure(
         data,
         "trainer.max_steps=8",
         *("callbacks.checkpoint.every=2", "callbacks.retention.every=1"),
+        f"dataset.sampling={sampling}",
         *(
             "callbacks.pruning.soft=0.25",
             "callbacks.pruning.hard=0.5",

@@ -20,6 +20,7 @@ from photon.pruning.its import PhotonPruner
 from tasks.entry import CONF, compose
 from tasks.plan import runs_of
 from tests.helpers import TEXT, VISION, backbone, random_batch
+from tests.test_docs import cases, example
 
 MODELS = {
     name: compose([f"model={name}"])["model"]
@@ -255,3 +256,16 @@ def test_command_prints_tables_and_json(capsys) -> None:
     assert list(plan["flops"]) == ["off"] and plan["shape"]["visual"] == 128
     assert main(["bench", "plan", "experiment=phase2", "model.checkpointing=false"]) == 1
     assert "It would fit with one of:\n  model.checkpointing=true" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", cases("python -m photon bench"))
+def test_what_the_pages_plan_and_measure_composes(words: list[str]) -> None:
+    flags = {"--json": 0, "--case": 1, "--mode": 1, "--rounds": 1, "--out": 1}
+    given, each, more = [], [], words[5:]
+    while more:
+        word = more.pop(0)
+        taken = [more.pop(0) for _ in range(flags.get(word, 0))]
+        each += [taken[0].split()] if word == "--case" else []
+        given += [] if word in flags else [example(word)]
+    for case in each or [[]]:
+        assert runs_of(compose([*given, *case]))
