@@ -72,19 +72,23 @@ def decoder_flops(language: nn.Module, shape: Shape, stage: Stage) -> dict[str, 
     """Layers up to l and above it."""
     config = language.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    width = config.num_attention_heads * size
-    layer = linear_weights(language.layers[0])
+    heads, layer = config.num_attention_heads, linear_weights(language.layers[0])
+
+    def one(rows: int, within: int, reading: int, gated: bool = False) -> float:
+        """A layer over so many rows; pairs within prefixes, and of suffixes with what they read."""
+        wide = size + (8 - size % 8 if gated else 0)  # a gate is one more dimension, filled up
+        return 2.0 * layer * rows + 4.0 * heads * (size * within + wide * reading)
+
     prefix, suffix, questions = shape.prefix + shape.visual, shape.suffix, shape.questions
-    shared = causal_pairs(prefix) + questions * causal_pairs(suffix, prefix)
-    below = 2.0 * layer * shape.rows_below() + 4.0 * width * shared
-    above = below
-    if stage != "off" and shape.tail == "question":
-        rows = shape.rows_above(stage)
-        above = 2.0 * layer * rows + 4.0 * width * questions * causal_pairs(rows // questions)
-    elif stage == "hard":
-        pairs = causal_pairs(shape.prefix + shape.once)
-        pairs += questions * causal_pairs(suffix, shape.prefix + shape.kept)
-        above = 2.0 * layer * shape.rows_above(stage) + 4.0 * width * pairs
+    reading = questions * causal_pairs(suffix, prefix)
+    below = above = one(shape.rows_below(), causal_pairs(prefix), reading)
+    if stage != "off":
+        seen = shape.prefix + (shape.visual if stage == "soft" else shape.kept)
+        within = questions * causal_pairs(seen)
+        if shape.tail != "question":
+            within = causal_pairs(prefix if stage == "soft" else shape.prefix + shape.once)
+        reading = questions * causal_pairs(suffix, seen)
+        above = one(shape.rows_above(stage), within, reading, shape.gated(stage))
     return {
         "layers up to l": below * shape.cut,
         "layers above l": above * (config.num_hidden_layers - shape.cut),

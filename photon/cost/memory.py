@@ -15,12 +15,14 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from photon.batch.layout import Layout, lay_out
 from photon.cost.flops import linear_weights
 from photon.cost.shape import Shape, stock_model
 from photon.model.attention import SharedPlan
 from photon.model.encoder import VolumeEncoder
 from photon.model.layers import DecoderLayers
 from photon.model.photon import Stage
+from photon.packing import Segments
 
 Precision = Literal["bf16-mixed", "bf16-true", "32-true"]
 
@@ -72,13 +74,12 @@ def activations(
     patches = shape.grid[0] * shape.grid[1] * shape.grid[2]
     layers = {"ViT blocks": (tower["depth"], block, wide * patches * tower["hidden_size"])}
     n = text["num_hidden_layers"]
-    for name, rows, number, plan in (
-        ("layers up to l", shape.rows_below(), shape.cut, _trunk_plan(shape)),
-        ("layers above l", shape.rows_above(stage), n - shape.cut, _tail_plan(shape, stage)),
+    for name, number, layout, gated in (
+        ("layers up to l", shape.cut, layout_of(shape), False),
+        ("layers above l", n - shape.cut, layout_of(shape, stage), shape.gated(stage)),
     ):
-        run = _decode(one, rows, plan, dtype)
-        each = count(run, one.model.language_model)
-        layers[name] = (number, each, wide * rows * text["hidden_size"])
+        each = count(_decode(one, layout, gated, dtype), one.model.language_model)
+        layers[name] = (number, each, wide * len(layout.rows) * text["hidden_size"])
     answers = shape.questions * max(shape.answer, 1)
     # Logits in the head's precision, in float32 for the loss, and its log-softmax.
     head = answers * one.lm_head.out_features * (4 + 4 + (2 if wide == 2 or mixed else 4))
@@ -110,30 +111,35 @@ def _encode(stock: nn.Module, grid, dtype: torch.dtype) -> Callable[[], Any]:
     return lambda: encoder(torch.empty(patches, voxels, dtype=dtype), [grid])
 
 
-def _decode(stock: nn.Module, rows: int, plan: SharedPlan, dtype: torch.dtype) -> Callable[[], Any]:
+def _decode(stock: nn.Module, layout: Layout, gated: bool, dtype: torch.dtype) -> Callable[[], Any]:
     layers = DecoderLayers(stock.model.language_model)
+    plan = SharedPlan(layout.prefixes, layout.suffixes, layout.reads)
 
     def run() -> Any:
-        hidden = torch.empty(rows, layers.model.config.hidden_size, dtype=dtype)
-        positions = torch.empty(3, rows, dtype=torch.long)
-        return layers.run(hidden.requires_grad_(), positions, plan, 0, 1)
+        hidden = torch.empty(len(layout.rows), layers.model.config.hidden_size, dtype=dtype)
+        positions = torch.empty(3, len(layout.rows), dtype=torch.long)
+        keys = sum(map(len, layout.reads)) + sum(layout.suffixes)
+        gate = torch.empty(keys).requires_grad_() if gated else None
+        return layers.run(hidden.requires_grad_(), positions, plan, 0, 1, gate=gate)
 
     return run
 
 
-def _trunk_plan(shape: Shape) -> SharedPlan:
-    """A prefix, and questions that read it: as `PhotonDecoder.trunk`."""
-    prefix = torch.arange(shape.prefix + shape.visual)
-    return SharedPlan([len(prefix)], [shape.suffix] * shape.questions, [prefix] * shape.questions)
+def layout_of(shape: Shape, stage: Stage = "off") -> Layout:
+    """The rows of the layers above l in a stage; `off` is those of the layers up to l too."""
+    visual = torch.arange(shape.prefix + shape.visual) >= shape.prefix
+    suffixes = Segments([shape.suffix] * shape.questions)
+    keep = kept_pairs(shape) if stage == "hard" else None
+    tail = "all" if stage == "off" else shape.tail
+    volumes = [0] * shape.questions
+    return lay_out(Segments([len(visual)]), suffixes, volumes, visual, keep, tail)
 
 
-def _tail_plan(shape: Shape, stage: Stage) -> SharedPlan:
-    """As `PhotonDecoder.tail`."""
-    n, suffixes = shape.questions, [shape.suffix] * shape.questions
-    if stage == "off" or (stage == "soft" and shape.tail != "question"):
-        return _trunk_plan(shape)
-    if shape.tail != "question":
-        reads = torch.arange(shape.prefix + shape.kept)
-        return SharedPlan([shape.prefix + shape.once], suffixes, [reads] * n)
-    rows = shape.rows_above(stage) // n - shape.suffix
-    return SharedPlan([rows] * n, suffixes, torch.arange(n * rows).split(rows))
+def kept_pairs(shape: Shape) -> torch.Tensor:
+    """(J,) which tokens the questions keep, together as many as `shape.once` says."""
+    keep = torch.zeros(shape.questions, shape.visual, dtype=torch.bool)
+    room = min(shape.once, shape.visual) - shape.kept
+    for i, one in enumerate(keep):
+        first = i * room // max(shape.questions - 1, 1)
+        one[first : first + shape.kept] = True
+    return keep.flatten()

@@ -69,9 +69,13 @@ class Shape:
         Of a `union`, what questions that choose independently would keep together: those of one
         volume choose alike, so that this is an upper bound.
         """
-        if self.tail == "all":
+        if self.tail == "all" or self.kept == self.visual:
             return self.visual
         return round(self.visual * (1 - (1 - self.kept / self.visual) ** self.questions))
+
+    def gated(self, stage: Stage) -> bool:
+        """Whether a gate on the keys stands for the weights of tokens in the layers above l."""
+        return self.tail != "question" and stage != "off"
 
     def rows_below(self) -> int:
         """Decoder rows of layers up to l: the prefix once, every question's own rows."""
