@@ -130,7 +130,7 @@ def test_eval_composes_and_binds() -> None:
 
 
 def test_profiles_are_those_of_the_design() -> None:
-    """DESIGN section 5 and A.2.1: the switches of each profile."""
+    """Section A.2.1 of the paper, and docs/method.md: the switches of each profile."""
     paper = compose("pruner=photon_paper").pruner
     official = compose("pruner=photon_official").pruner
     plain = compose("experiment=phase2")
@@ -240,7 +240,7 @@ def test_callbacks_and_pruners_build_from_their_files() -> None:
     ],
 )
 def test_model_files_have_the_sizes_that_they_say(name, millions, tokens) -> None:
-    """Built without memory on the meta device; visual tokens from the shapes (DESIGN section 2)."""
+    """Built without memory on the meta device; visual tokens from the shapes."""
     config = checked(f"model={name}", "model.device=meta")["model"]
     config["text"].setdefault("vocab_size", 1129)
     started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
