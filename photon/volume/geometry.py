@@ -1,4 +1,4 @@
-"""Where voxels are: reorient, resample, crop, clip, resize; and `Preparation`, all of it at once.
+"""Where voxels are: reorient, resample, crop, clip and resize as a `Preparation` says, at once.
 
 Arrays are [D, H, W]; an affine maps homogeneous (w, h, d, 1) to RAS+ millimetres (the order of
 nibabel's i, j, k). All functions are pure. Orientation codes follow ITK: the letters say where an
@@ -33,19 +33,6 @@ VoxelGrid = tuple[tuple[int, int, int], np.ndarray]  # (shape [D, H, W], affine)
 def axis_codes(orientation: str) -> tuple[str, str, str]:
     """nibabel axis codes of an ITK orientation: "RAI" -> ("L", "P", "S")."""
     return tuple(_OPPOSITE[letter] for letter in orientation.upper())
-
-
-def reorient(volume: Volume, orientation: str = "RAI") -> Volume:
-    """Permute and flip axes so that they run as `orientation` (ITK letters) says; no interpolation.
-
-    Oblique volumes go to the nearest axes; the affine stays exact.
-    """
-    transform = nio.ornt_transform(
-        nio.io_orientation(volume.affine), nio.axcodes2ornt(axis_codes(orientation))
-    )
-    data = nio.apply_orientation(volume.array.transpose(2, 1, 0), transform)
-    affine = volume.affine @ nio.inv_ornt_aff(transform, volume.array.shape[::-1])
-    return replace(volume, array=data.transpose(2, 1, 0), affine=affine)
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:
@@ -216,36 +203,6 @@ def sample_labels(array: np.ndarray, affine: np.ndarray, grid: VoxelGrid) -> np.
     return take_axes(moved, indices)
 
 
-def resample(volume: Volume, spacing: tuple[float, float, float], antialias: bool = True) -> Volume:
-    """`volume` with voxels of `spacing` (D, H, W) mm along the patient's axes (ITK RAI order)."""
-    grid = resampled_grid(volume.array.shape, volume.affine, spacing)
-    out = sample_grids(volume.array, volume.affine, [grid], antialias, AIR)
-    return replace(volume, array=out.numpy(), affine=grid[1])
-
-
-def center_crop(volume: Volume, crop: tuple[int, int, int], fill: float = AIR) -> Volume:
-    """Central `crop` (D, H, W) voxels; missing ones are `fill`."""
-    shape, affine = cropped_grid((volume.array.shape, volume.affine), crop)
-    out = np.full(shape, fill, dtype=volume.array.dtype)
-    start = [(n - c) // 2 for n, c in zip(volume.array.shape, crop, strict=True)]
-    pairs = list(zip(start, volume.array.shape, crop, strict=True))
-    into = tuple(slice(max(0, -s), min(c, n - s)) for s, n, c in pairs)
-    taken = tuple(slice(max(0, s), min(n, s + c)) for s, n, c in pairs)
-    out[into] = volume.array[taken]
-    return replace(volume, array=out, affine=affine)
-
-
-def resize(volume: Volume, size: tuple[int, int, int], antialias: bool = True) -> Volume:
-    """`size` (D, H, W) voxels over the same extent, along the volume's own axes."""
-    shape, affine = resized_grid((volume.array.shape, volume.affine), size)
-    matrices = []
-    for n_in, n_out in zip(volume.array.shape, shape, strict=True):
-        step = n_in / n_out
-        matrices.append(axis_matrix(n_in, (step - 1) / 2, step, n_out, antialias))
-    tensor = torch.from_numpy(np.ascontiguousarray(volume.array))
-    return replace(volume, array=apply_axes(tensor, tuple(matrices), AIR).numpy(), affine=affine)
-
-
 def prepared_grids(
     shape: tuple[int, int, int], affine: np.ndarray, preparation: Preparation
 ) -> list[VoxelGrid]:
@@ -261,8 +218,7 @@ def prepare_volume(volume: Volume, preparation: Preparation) -> Volume:
     HU are clipped before interpolation, not after, so that a scanner's -8192 padding or a metal
     implant does not bleed into its neighbours. With `antialias` the scan is sampled once, on the
     final grid (first to 1 mm and then to 2.6 mm would blur a 3 mm scan twice); without it, on the
-    resampled grid and then on the final one, as `resample`, `center_crop` and `resize` do one
-    after the other. The returned affine is that of the prepared grid.
+    resampled grid and then on the final one. The returned affine is that of the prepared grid.
     """
     grids = prepared_grids(volume.array.shape, volume.affine, preparation)
     if preparation.antialias:

@@ -12,6 +12,7 @@ from photon.volume.geometry import Preparation
 from photon.volume.reader import read_labels, read_volume
 from photon.volume.sampling import apply_axes, axis_matrix, nearest_index
 from photon.volume.types import Volume
+from tests.volume.steps import center_crop, resample, resize
 
 GRADIENT = np.array([1.7, -2.3, 3.1])  # HU per mm along R, A, S
 
@@ -70,22 +71,12 @@ AXES = {
 }
 
 
-@pytest.mark.parametrize("name", ["LPS", "RAS", "sagittal", "oblique"])
-def test_reorient_moves_voxels_but_not_what_they_show(name) -> None:
-    volume = ramp((9, 10, 11), affine_of(AXES[name]))
-    turned = g.reorient(volume, "RAI")
-    assert nib.aff2axcodes(turned.affine) == ("L", "P", "S")
-    expected = positions(turned.array.shape, turned.affine) @ GRADIENT
-    np.testing.assert_allclose(turned.array, expected, atol=1e-3)
-    assert nib.aff2axcodes(g.reorient(volume, "LPS").affine) == ("R", "A", "I")
-
-
 @pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 2.5, 1.9)])
 @pytest.mark.parametrize("name", list(AXES))
 def test_resampling_a_linear_function_is_exact(name, spacing, antialias) -> None:
     volume = ramp((31, 40, 45), affine_of(AXES[name]))
-    out = g.resample(volume, spacing, antialias)
+    out = resample(volume, spacing, antialias)
     np.testing.assert_allclose(g.spacing_of(out.affine)[::-1], spacing)
     margin = 1.0 + 4.0 * antialias
     mask = inside(out.array.shape, out.affine, volume.array.shape, volume.affine, margin)
@@ -117,7 +108,7 @@ def test_resampling_agrees_with_simpleitk(name) -> None:
     affine = affine_of(AXES[name])
     array = np.random.default_rng(0).normal(size=(20, 22, 24)).astype(np.float32) * 300
     spacing = (1.5, 0.9, 0.7)
-    out = g.resample(Volume(array, affine, "", ""), spacing, antialias=False)
+    out = resample(Volume(array, affine, "", ""), spacing, antialias=False)
     mask = inside(out.array.shape, out.affine, array.shape, affine, 1e-4)
     at = positions(out.array.shape, out.affine)[mask]
     # SimpleITK cannot hold a shear: sample its index-space image at physically mapped points.
@@ -165,8 +156,8 @@ def test_one_pass_equals_the_steps_one_by_one(name) -> None:
     preparation = Preparation(
         spacing=(1.5, 1.2, 1.0), crop=(20, 44, 35), size=(14, 28, 28), antialias=False
     )
-    steps = g.resample(volume, preparation.spacing, antialias=False)
-    steps = g.resize(g.center_crop(steps, preparation.crop), preparation.size, antialias=False)
+    steps = resample(volume, preparation.spacing, antialias=False)
+    steps = resize(center_crop(steps, preparation.crop), preparation.size, antialias=False)
     out = g.prepare_volume(volume, preparation)
     np.testing.assert_allclose(out.affine, steps.affine)
     assert np.abs(out.array - steps.array).max() <= 0.51
@@ -175,7 +166,7 @@ def test_one_pass_equals_the_steps_one_by_one(name) -> None:
 def test_crop_and_pad_keep_the_middle() -> None:
     array = np.arange(5 * 6 * 7, dtype=np.float32).reshape(5, 6, 7)
     volume = Volume(array, affine_of(AXES["RAS"]), "", "")
-    out = g.center_crop(volume, (3, 8, 7))
+    out = center_crop(volume, (3, 8, 7))
     assert np.array_equal(out.array[:, 1:7], array[1:4])
     assert (out.array[:, [0, 7]] == -1000).all()
     before, after = positions(array.shape, volume.affine), positions((3, 8, 7), out.affine)
@@ -217,8 +208,8 @@ def test_metal_is_clipped_before_it_spreads(tilt, antialias) -> None:
 def test_shrinking_averages_what_plain_sampling_skips() -> None:
     checker = (np.indices((56, 56, 56)).sum(0) % 2 * 2000 - 1000).astype(np.float32)
     volume = Volume(checker, affine_of(np.diag([-1.0, -1, 1])), "", "")
-    smooth = g.resize(volume, (19, 19, 19)).array[2:-2, 2:-2, 2:-2]
-    rough = g.resize(volume, (19, 19, 19), antialias=False).array[2:-2, 2:-2, 2:-2]
+    smooth = resize(volume, (19, 19, 19)).array[2:-2, 2:-2, 2:-2]
+    rough = resize(volume, (19, 19, 19), antialias=False).array[2:-2, 2:-2, 2:-2]
     assert np.abs(smooth).max() < 20 and np.abs(rough).max() > 300
 
 
@@ -266,14 +257,12 @@ def test_nearest_index() -> None:
 
 def test_orientation_files_are_identical_after_reorientation(shared_data) -> None:
     preparation = Preparation.preset("tiny", hu=(0, 255))
-    prepared, turned = [], []
+    prepared = []
     for name in ("RAS", "LPS", "RAI"):
         volume = read_volume(shared_data / "orientation" / f"{name}.nii.gz")
-        turned.append(g.reorient(volume))
         prepared.append(g.prepare_volume(volume, preparation))
-    for other, out in zip(turned[1:], prepared[1:], strict=True):
-        assert np.array_equal(turned[0].array, other.array)
-        np.testing.assert_allclose(turned[0].affine, other.affine, atol=1e-3)
+    for out in prepared[1:]:
+        np.testing.assert_allclose(prepared[0].affine, out.affine, atol=1e-3)
         assert np.abs(prepared[0].array.astype(int) - out.array).max() <= 1
     assert prepared[0].array.max() > 60
 
