@@ -21,7 +21,7 @@ from photon.errors import InputError
 from photon.evaluation.report import file_hash
 from photon.model.photon import PhotonModel
 from photon.questions.fill_store import BAD_CASES, prepare_all
-from photon.questions.from_masks import generate_questions
+from photon.questions.from_masks import Asking, generate_questions
 from photon.questions.record import Record, read_records, write_records
 from photon.volume.geometry import same_grid
 from photon.volume.reader import read_labels, read_volume
@@ -321,10 +321,10 @@ class LabelledCT(QuestionData):
             mask.array,
             scan.affine,
             volume=os.path.relpath(self.ct, self.root),
-            labels_path=os.path.relpath(self.labels, self.root),
+            labels=os.path.relpath(self.labels, self.root),
             patient=Path(self.ct).name.split(".")[0],
             seed=self.seed,
-            per_volume=self.questions,
+            asking=Asking(self.questions),
         )
         write_records(self.root / "test.jsonl", records[::4])
         write_records(self.root / "train.jsonl", [r for i, r in enumerate(records) if i % 4 != 0])

@@ -40,9 +40,10 @@ def run(args: argparse.Namespace) -> int:
     from collections import Counter
 
     from photon.errors import InputError
-    from photon.questions.from_masks import generate_questions
+    from photon.questions.from_masks import Asking, generate_questions
     from photon.questions.label_names import TOTALSEGMENTATOR
     from photon.questions.record import write_records
+    from photon.questions.templates import SUBTASKS
 
     if len(args.ct) != len(args.labels):
         raise InputError(
@@ -50,25 +51,22 @@ def run(args: argparse.Namespace) -> int:
             "per CT, in the same order"
         )
     names = _names(args.names) if args.names else TOTALSEGMENTATOR
-    options = {
-        "reference": _json(args.reference) if args.reference else None,
-        "per_volume": args.per_volume,
-        "seed": args.seed,
-        "forms": args.forms,
-        "split": args.split,
-        **({"subtasks": args.subtasks} if args.subtasks else {}),
-    }
+    reference = _json(args.reference) if args.reference else None
+    try:
+        asking = Asking(args.per_volume, args.forms, args.subtasks or SUBTASKS)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     root = Path(args.root) if args.root else Path(args.out).parent
     records = []
     for number, (ct, labels) in enumerate(zip(args.ct, args.labels), start=1):
         hu, ids, affine = read_pair(ct, labels, names)
-        where = {"volume": _relative(ct, root), "labels_path": _relative(labels, root)}
-        if len(args.ct) > 1:
-            where["prefix"] = f"{number:04d}"
-        try:
-            made = generate_questions(hu, ids, affine, names, **where, **options)
-        except ValueError as error:
-            raise InputError(f"{ct}: {error}") from error
+        made = generate_questions(
+            hu, ids, affine, names,
+            asking=asking, reference=reference, seed=args.seed,
+            prefix=f"{number:04d}" if len(args.ct) > 1 else None,
+            volume=_relative(ct, root), labels=_relative(labels, root),
+            extra={"split": args.split} if args.split else {},
+        )  # fmt: skip
         print(f"[{number}/{len(args.ct)}] {ct}: {len(made)} questions")
         records += made
     if not records:
@@ -89,11 +87,11 @@ def read_pair(ct: str, labels: str, names: dict[int, str]):
     import numpy as np
 
     from photon.errors import InputError
+    from photon.volume.geometry import same_grid
     from photon.volume.reader import read_labels, read_volume
 
     scan, ids = read_volume(ct), read_labels(labels)
-    same = scan.array.shape == ids.array.shape and np.allclose(scan.affine, ids.affine, atol=1e-2)
-    if not same:
+    if not same_grid((scan.array.shape, scan.affine), (ids.array.shape, ids.affine)):
         raise InputError(
             f"{labels} does not lie on the grid of {ct} (shapes {ids.array.shape} and "
             f"{scan.array.shape}, or another origin or spacing); resample it to the CT with "

@@ -82,7 +82,7 @@ def write_patient(patient: Patient) -> Written:
         scenes.append(scene)
         rng = np.random.default_rng(zlib.crc32(f"{patient.seed}/{name}".encode()))
         asked.append(
-            Asked((ct,), (labels,), _asked(find_candidates(scene, patient.reference, rng)))
+            Asked((ct,), (labels,), askable(find_candidates(scene, patient.reference, rng)))
         )
         facts = {"facts": phantom.facts, "split": patient.split}
         where = {"volume": ct, "labels": labels, "patient": patient.name, "extra": facts}
@@ -91,11 +91,12 @@ def write_patient(patient: Patient) -> Written:
     if patient.follow_up:
         first, second = asked
         both = first.volumes + second.volumes, first.labels + second.labels
-        asked.append(Asked(*both, _asked(change_candidates(*scenes))))
+        asked.append(Asked(*both, askable(change_candidates(*scenes))))
     return Written(asked, [report.to_row() for report in told], digests)
 
 
-def _asked(candidates: Iterable[Candidate]) -> list[Candidate]:
+def askable(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Without those that a model knows that never looks."""
     return [c for c in candidates if not {c.kind, f"{c.kind}:{c.organ}"} & CONSTANT_KINDS]
 
 

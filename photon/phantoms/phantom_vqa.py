@@ -24,9 +24,8 @@ from photon.files import write_json
 from photon.phantoms.language_prior import Thinning
 from photon.phantoms.layout import NAMES, PhantomConfig
 from photon.phantoms.patient import Asked, Patient, Written, write_patient
-from photon.questions import templates
 from photon.questions.candidates import Candidate
-from photon.questions.from_masks import FORMS, check_options, choose, word
+from photon.questions.from_masks import FORMS, Asking
 from photon.questions.record import Record, read_records, write_records
 
 VERSION = 1  # of PhantomVQA: raise it with any change of the volumes or questions
@@ -65,11 +64,16 @@ class PhantomDataset:
         object.__setattr__(self, "forms", tuple(self.forms))
         if not isinstance(self.phantom, PhantomConfig):
             object.__setattr__(self, "phantom", PhantomConfig(**self.phantom))
-        check_options(self.forms, templates.SUBTASKS, self.questions_per_volume, self.numeric)
+        self.asking(pair=False)
         if not 0.0 <= self.follow_up <= 1.0:
             raise ValueError(f"follow_up={self.follow_up} must lie in [0, 1]")
         Thinning([], self.prior)
         replace(self.phantom, **self.ood)
+
+    def asking(self, pair: bool) -> Asking:
+        """How a scan, or a patient's two together, are asked about."""
+        count = self.questions_per_pair if pair else self.questions_per_volume
+        return Asking(count, self.forms, numeric=self.numeric, evenly=("kind",))
 
     def to_dict(self) -> dict:
         """Plain values, for the manifest and the fingerprint."""
@@ -105,8 +109,6 @@ def patient_records(
     candidates = [
         candidate for candidate in asked.candidates if rng.random() < thinning.keep(candidate)
     ]
-    count = spec.questions_per_volume if len(asked.volumes) == 1 else spec.questions_per_pair
-    chosen = choose(candidates, count, templates.SUBTASKS, spec.numeric, rng, evenly=("kind",))
     name = Path(asked.volumes[-1]).name.removesuffix(".nii.gz")
     prefix = f"{name}-pair" if len(asked.volumes) > 1 else name
     prefix = f"balanced-{prefix}" if split == BALANCED else prefix
@@ -118,17 +120,12 @@ def patient_records(
         "patient": patient.name,
         "task": "phantom",
     }
-    return [
-        word(
-            candidate,
-            f"{prefix}-{number:03d}",
-            spec.forms,
-            rng,
-            {"split": split, "stratum": stratum(candidate, spec.large_lesion)},
-            **where,
-        )
-        for number, candidate in enumerate(chosen)
-    ]
+
+    def extra(candidate: Candidate) -> dict:
+        return {"split": split, "stratum": stratum(candidate, spec.large_lesion)}
+
+    asking = spec.asking(pair=len(asked.volumes) > 1)
+    return asking.records(candidates, rng, prefix, extra, **where)
 
 
 def stratum(candidate: Candidate, large: float) -> str:

@@ -7,7 +7,8 @@ balanced sample of it is put into words, as multiple choice or free text.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,67 +30,117 @@ from photon.questions.spatial import comparison_candidates, location_candidates
 FORMS = ("choice", "free")
 
 
+@dataclass(frozen=True)
+class Asking:
+    """How many questions are asked of a scene, about what and in which form.
+
+    Attributes:
+        count: of questions, at most; shared evenly between the subtasks.
+        forms: "choice" and "free", drawn for each question.
+        subtasks: those asked about.
+        numeric: share of mL, HU and mm questions in the subtasks that have them, in [0, 1].
+        evenly: fields of a candidate between whose values a subtask's questions are shared, one
+            after the other.
+
+    Raises ValueError on an unknown form or subtask and on illegal numbers.
+    """
+
+    count: int = 24
+    forms: Sequence[str] = FORMS
+    subtasks: Sequence[str] = templates.SUBTASKS
+    numeric: float = 0.5
+    evenly: Sequence[str] = ("kind", "answer_class")
+
+    def __post_init__(self) -> None:
+        for key, legal in (("forms", FORMS), ("subtasks", templates.SUBTASKS)):
+            chosen = list(getattr(self, key))
+            if not chosen or set(chosen) - set(legal):
+                raise ValueError(f"{key}={chosen} must be a non-empty part of {list(legal)}")
+        if self.count < 1:
+            raise ValueError(f"the number of questions is {self.count}, and at least 1 is needed")
+        if not 0.0 <= self.numeric <= 1.0:
+            raise ValueError(f"numeric={self.numeric} must lie in [0, 1]")
+
+    def choose(self, candidates: Iterable[Candidate], rng: np.random.Generator) -> list[Candidate]:
+        """Up to `count` of the candidates."""
+        pools: dict[str, list[Candidate]] = {name: [] for name in self.subtasks}
+        for candidate in candidates:
+            if (name := templates.SUBTASK_OF[candidate.kind]) in pools:
+                pools[name].append(candidate)
+        chosen: list[Candidate] = []
+        while len(chosen) < self.count and any(pools.values()):
+            for name in rng.permutation([name for name in self.subtasks if pools[name]]):
+                if len(chosen) == self.count:
+                    break
+                candidate = self._pick(pools[str(name)], rng)
+                pools[str(name)].remove(candidate)
+                chosen.append(candidate)
+        return chosen
+
+    def _pick(self, pool: list[Candidate], rng: np.random.Generator) -> Candidate:
+        """One candidate: number or not, then by each key of `evenly`, then any."""
+        numbers = [candidate for candidate in pool if candidate.value is not None]
+        others = [candidate for candidate in pool if candidate.value is None]
+        use_numbers = rng.random() < self.numeric
+        pool = (numbers if use_numbers else others) or numbers or others
+        for key in self.evenly:
+            values = sorted({getattr(candidate, key) for candidate in pool})
+            value = values[int(rng.integers(len(values)))]
+            pool = [candidate for candidate in pool if getattr(candidate, key) == value]
+        return pool[int(rng.integers(len(pool)))]
+
+    def records(
+        self,
+        candidates: Iterable[Candidate],
+        rng: np.random.Generator,
+        prefix: str,
+        extra: Callable[[Candidate], dict] = lambda _: {},
+        **where,
+    ) -> list[Record]:
+        """Choose and word; ids begin with `prefix`, `where` (volume, labels, ...) is of all."""
+        return [
+            word(candidate, f"{prefix}-{number:03d}", self.forms, rng, extra(candidate), **where)
+            for number, candidate in enumerate(self.choose(candidates, rng))
+        ]
+
+
 def generate_questions(
     hu: np.ndarray,
     labels: np.ndarray,
     affine: np.ndarray,
     names: Mapping[int, str] | None = None,
+    /,
     *,
-    volume: str,
-    **options,
+    asking: Asking | None = None,
+    reference: Reference | None = None,
+    seed: int = 0,
+    prefix: str | None = None,
+    **where,
 ) -> list[Record]:
-    """Up to `per_volume` questions about one CT, the answers computed from its voxels.
+    """Questions about one CT, the answers computed from its voxels; the same call gives the same.
 
-    hu [D,H,W] Hounsfield units, labels [D,H,W] integer ids on the same grid, affine (w,h,d,1) to
-    RAS+ mm, names {id: name} (default: TotalSegmentator's).  A name in `names` without a voxel
-    counts as absent from the volume, so pass only names that the label map's author looked for.
-    `volume`: the path written into the records.  Further options: see `questions_from_scene`.
+    Args:
+        hu: [D,H,W] Hounsfield units.
+        labels: [D,H,W] integer ids on the same grid.
+        affine: (w,h,d,1) to RAS+ mm.
+        names: {id: name} (default: TotalSegmentator's). A name without a voxel counts as absent
+            from the volume, so give only names that the label map's author looked for.
+        asking: how many, about what and in which form (default: `Asking()`).
+        reference: {organ: {"volume_ml": (low, high), "hu": (low, high)}}, without which no size or
+            attenuation class is asked.
+        prefix: of the ids, by default the volume's file name.
+        where: fields of the records; `volume`, the path written into them, is needed.
     """
     scene = measure(hu, labels, affine, TOTALSEGMENTATOR if names is None else names)
-    return questions_from_scene(scene, volume=volume, **options)
-
-
-def questions_from_scene(
-    scene: Scene,
-    *,
-    volume: str,
-    prefix: str | None = None,
-    labels_path: str | None = None,
-    patient: str | None = None,
-    task: str = "masks",
-    split: str | None = None,
-    seed: int = 0,
-    per_volume: int = 24,
-    forms: Sequence[str] = FORMS,
-    subtasks: Sequence[str] = templates.SUBTASKS,
-    numeric: float = 0.5,
-    reference: Reference | None = None,
-    exclude: Collection[str] = (),
-) -> list[Record]:
-    """Choose and word the questions of a measured scene; the same arguments give the same records.
-
-    Questions are shared evenly between `subtasks`, within one between its kinds, within a kind
-    between the answers that this scene can give.  `numeric`: share of mL, HU and mm questions in
-    the subtasks that have them.  `reference`: {organ: {"volume_ml": (low, high), "hu": (low,
-    high)}}, without which no size or attenuation class is asked.  `exclude`: kinds ("side") or
-    "KIND:ORGAN" never asked.  `prefix`: of the ids, by default the volume's file name.  Raises
-    ValueError on an unknown form or subtask and on illegal numbers.
-    """
-    check_options(forms, subtasks, per_volume, numeric)
+    volume = where["volume"]
     rng = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(volume.encode())]))
-    candidates = [
-        candidate
-        for candidate in find_candidates(scene, reference or {}, rng)
-        if candidate.kind not in exclude and f"{candidate.kind}:{candidate.organ}" not in exclude
-    ]
-    chosen = choose(candidates, per_volume, subtasks, numeric, rng)
-    prefix = _stem(volume) if prefix is None else prefix
-    where = {"volume": volume, "labels": labels_path, "patient": patient or volume, "task": task}
-    extra = {"split": split} if split else {}
-    return [
-        word(candidate, f"{prefix}-{number:03d}", forms, rng, extra, **where)
-        for number, candidate in enumerate(chosen)
-    ]
+    prefix = (
+        Path(volume).name.removesuffix(".gz").removesuffix(".nii") if prefix is None else prefix
+    )
+    where = {"patient": volume, "task": "masks", **where}
+    candidates = find_candidates(scene, reference or {}, rng)
+    extra = where.pop("extra", {})
+    return (asking or Asking()).records(candidates, rng, prefix, lambda _: extra, **where)
 
 
 def find_candidates(
@@ -104,61 +155,6 @@ def find_candidates(
         *location_candidates(scene),
         *comparison_candidates(scene),
     ]
-
-
-def choose(
-    candidates: Sequence[Candidate],
-    n: int,
-    subtasks: Sequence[str],
-    numeric: float,
-    rng: np.random.Generator,
-    evenly: Sequence[str] = ("kind", "answer_class"),
-) -> list[Candidate]:
-    """Up to `n`: shared evenly between the subtasks, in one by `evenly`, then by chance."""
-    pools = {name: [i for i in candidates if subtask_of(i) == name] for name in subtasks}
-    chosen: list[Candidate] = []
-    while len(chosen) < n and any(pools.values()):
-        for name in rng.permutation([name for name in subtasks if pools[name]]):
-            if len(chosen) == n:
-                break
-            candidate = _pick(pools[str(name)], numeric, rng, evenly)
-            pools[str(name)].remove(candidate)
-            chosen.append(candidate)
-    return chosen
-
-
-def check_options(
-    forms: Sequence[str], subtasks: Sequence[str], per_volume: int, numeric: float
-) -> None:
-    """Raise ValueError on an unknown form or subtask and on illegal numbers."""
-    if not forms or set(forms) - set(FORMS):
-        raise ValueError(f"forms={list(forms)} must be a non-empty part of {list(FORMS)}")
-    if not subtasks or set(subtasks) - set(templates.SUBTASKS):
-        legal = list(templates.SUBTASKS)
-        raise ValueError(f"subtasks={list(subtasks)} must be a non-empty part of {legal}")
-    if per_volume < 1:
-        raise ValueError(f"per_volume={per_volume} must be at least 1")
-    if not 0.0 <= numeric <= 1.0:
-        raise ValueError(f"numeric={numeric} must lie in [0, 1]")
-
-
-def subtask_of(candidate: Candidate) -> str:
-    return templates.SUBTASK_OF[candidate.kind]
-
-
-def _pick(
-    pool: list[Candidate], numeric: float, rng: np.random.Generator, evenly: Sequence[str]
-) -> Candidate:
-    """One candidate: number or not, then by each key of `evenly`, then any."""
-    numbers = [candidate for candidate in pool if candidate.value is not None]
-    others = [candidate for candidate in pool if candidate.value is None]
-    use_numbers = rng.random() < numeric
-    pool = (numbers if use_numbers else others) or numbers or others
-    for key in evenly:
-        values = sorted({getattr(candidate, key) for candidate in pool})
-        value = values[int(rng.integers(len(values)))]
-        pool = [candidate for candidate in pool if getattr(candidate, key) == value]
-    return pool[int(rng.integers(len(pool)))]
 
 
 def word(
@@ -185,7 +181,7 @@ def word(
         id=f"{name}-{candidate.kind}",
         question=text,
         answer=answer,
-        subtask=subtask_of(candidate),
+        subtask=templates.SUBTASK_OF[candidate.kind],
         question_type=form,
         choices=choices,
         answer_letter=letter,
@@ -196,7 +192,3 @@ def word(
         extra={"kind": candidate.kind, **candidate.extra, **extra},
         **where,
     )
-
-
-def _stem(volume: str) -> str:
-    return Path(volume).name.removesuffix(".gz").removesuffix(".nii")

@@ -13,11 +13,12 @@ from scipy import ndimage
 
 from photon.errors import InputError
 from photon.phantoms.layout import PhantomConfig
-from photon.phantoms.patient import CONSTANT_KINDS, QUESTION_NAMES
+from photon.phantoms.patient import CONSTANT_KINDS, QUESTION_NAMES, askable
 from photon.phantoms.phantom import make_phantom
 from photon.questions import templates
-from photon.questions.from_masks import generate_questions
+from photon.questions.from_masks import Asking, find_candidates, generate_questions
 from photon.questions.label_names import FAMILIES, TOTALSEGMENTATOR, display, lesion_organ, plural
+from photon.questions.measure import measure
 
 CT = Path(__file__).resolve().parents[3] / "shared" / "data" / "ct"
 needs_ct = pytest.mark.skipif(not CT.is_dir(), reason="../shared/data/ct is absent")
@@ -222,20 +223,16 @@ def verify(records, solver):
 def phantom_records(number, config=SMALL, **options):
     phantom = make_phantom(number, config)
     data = (phantom.array, phantom.labels, phantom.affine)
-    defaults = {
-        "reference": config.reference(),
-        "exclude": CONSTANT_KINDS,
-        "per_volume": 24,
-    }
-    records = generate_questions(
-        *data, QUESTION_NAMES, volume=f"ct/p{number}.nii.gz", **{**defaults, **options}
-    )
+    rng, volume = np.random.default_rng(number), f"ct/p{number}.nii.gz"
+    scene = measure(*data, QUESTION_NAMES)
+    candidates = askable(find_candidates(scene, config.reference(), rng))
+    records = Asking(**options).records(candidates, rng, f"p{number}", volume=volume)
     return records, Solver(*data, QUESTION_NAMES, config.reference())
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_phantom_answers_follow_from_the_voxels(seed):
-    records, solver = phantom_records(seed, per_volume=200, numeric=0.3)
+    records, solver = phantom_records(seed, count=200, numeric=0.3)
     assert len(records) > 30
     verify(records, solver)
 
@@ -248,8 +245,10 @@ def test_phantom_questions_cover_every_kind():
 
 
 def test_same_seed_same_records_other_seed_other_ones():
-    assert phantom_records(1)[0] == phantom_records(1)[0]
-    first, other = phantom_records(1)[0], phantom_records(1, seed=1)[0]
+    phantom = make_phantom(1, SMALL)
+    data = (phantom.array, phantom.labels, phantom.affine, QUESTION_NAMES)
+    first, again, other = (generate_questions(*data, volume="v", seed=seed) for seed in (0, 0, 1))
+    assert first == again
     assert [r.question for r in first] != [r.question for r in other]
     assert len({r.id for r in first}) == len(first)
 
@@ -270,7 +269,7 @@ def test_subtasks_get_equal_shares_and_numbers_their_share():
     measured = [r for r in records if r.subtask == "medical_measurement"]
     share = np.mean([r.value is not None for r in measured])
     assert 0.3 < share < 0.7
-    none = [r for seed in range(5) for r in phantom_records(seed, numeric=0.0, per_volume=12)[0]]
+    none = [r for seed in range(5) for r in phantom_records(seed, numeric=0.0, count=12)[0]]
     assert not any(r.value is not None for r in none)
 
 
@@ -286,8 +285,9 @@ def box_scene(boxes, shape=(20, 30, 40), spacing=5.0, hu=None):
 
 
 def ask(scene, names, **options):
-    options = {"volume": "v.nii.gz", "per_volume": 500, **options}
-    return generate_questions(*scene, names, **options)
+    asked = {key: options.pop(key) for key in ("forms", "subtasks", "numeric") if key in options}
+    asking = Asking(500, **asked)
+    return generate_questions(*scene, names, asking=asking, volume="v.nii.gz", **options)
 
 
 def test_a_cut_organ_has_no_size_class_and_its_volume_is_marked():
@@ -397,7 +397,7 @@ def abdomen():
 @needs_ct
 @pytest.mark.parametrize("seed", range(3))
 def test_real_ct_answers_follow_from_the_voxels(abdomen, seed):
-    records = generate_questions(*abdomen, volume="ct/abdomen_ct.nii.gz", per_volume=150, seed=seed)
+    records = generate_questions(*abdomen, volume="ct/a.nii.gz", asking=Asking(150), seed=seed)
     subtasks = set(templates.SUBTASKS) - {templates.LONGITUDINAL, "anomaly_detection"}
     assert len(records) == 150 and {r.subtask for r in records} - {"anomaly_detection"} == subtasks
     verify(records, Solver(*abdomen, TOTALSEGMENTATOR, {}))
@@ -407,9 +407,7 @@ def test_real_ct_answers_follow_from_the_voxels(abdomen, seed):
 def test_real_ct_measurements_agree_with_the_published_statistics(abdomen):
     """Reference: a faster segmentation of the same scan, so 15 %, and 10 HU or 2.5 %."""
     published = json.loads((CT / "abdomen_reference_statistics.json").read_text())
-    records = generate_questions(
-        *abdomen, volume="v", per_volume=10**6, forms=("free",), numeric=1.0
-    )
+    records = generate_questions(*abdomen, volume="v", asking=Asking(10**6, ("free",), numeric=1.0))
     checked = Counter()
     for record in records:
         known = published.get(record.organ)
@@ -427,7 +425,7 @@ def test_real_ct_measurements_agree_with_the_published_statistics(abdomen):
 @needs_ct
 def test_real_ct_has_left_and_right_right(abdomen):
     """Anatomy that every reader of the scan knows: situs solitus, lower chest to L2."""
-    records = generate_questions(*abdomen, volume="v", per_volume=10**6, forms=("free",))
+    records = generate_questions(*abdomen, volume="v", asking=Asking(10**6, ("free",)))
     side = {r.organ: r.answer for r in records if r.extra["kind"] == "side"}
     assert side["liver"] == side["gallbladder"] == "right"
     assert side["spleen"] == side["stomach"] == "left"
