@@ -254,7 +254,7 @@ def _bind(
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
     ]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    hints = _type_hints(target)
+    hints = type_hints(target)
     for argument, value in arguments.items():
         full = f"{key}.{argument}" if key else str(argument)
         if argument in supplied:
@@ -270,7 +270,7 @@ def _bind(
                 yield f"{key}.{argument}: {name} needs a value for it".lstrip(".")
 
 
-def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
+def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
     """Annotations by argument; empty where a library's annotations cannot be evaluated."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
