@@ -50,7 +50,8 @@ class Evaluation:
         controls: of CONTROLS; the constant answer is always computed.
         budgets: shares or counts at which each of `pruners` answers as well, for the curve.
         pruners: names of `every_pruner`; `photon` is the model's own.
-        layer: where they cut a model that does not prune by itself, as a share of its layers.
+        layer: where they cut a model that does not prune by itself, as a share of its layers; None
+            before the first one.
         volumes: answer about the first so many items of the split only; None takes all.
         segmentations: folder of label maps, for what is kept of organs on a benchmark (Table 12).
         benchmark, bert_encoder, bert_layer: see `Scoring`.
@@ -63,7 +64,7 @@ class Evaluation:
     controls: Sequence[str] = ("no_pruning", "random_keep", "shuffled_volume", "question_only")
     budgets: Sequence[float | int] = ()
     pruners: Sequence[str] = PRUNERS
-    layer: float = 0.25
+    layer: float | None = 0.25
     volumes: int | None = None
     segmentations: str | None = None
     benchmark: str | None = None

@@ -78,7 +78,7 @@ class Trunk:
         return replace(self, hidden=hidden, visual=replace(self.visual, deepstack=deepstack))
 
     def _encoded(self) -> Encoded:
-        """What there is before the first layer, where rows are embeddings."""
+        """Rows as they are here: before the first layer they are embeddings."""
         batch, visual = self.batch, self.visual
         text = batch.instruction_rows + batch.prefixes.total
         return Encoded(

@@ -20,12 +20,14 @@ from photon.pruning.retention import rank
 class Encoded:
     """The encoder's output, and what a pruner's `blocks` asked to be noted on the way.
 
+    For a pruner inside the language model, tokens and text are the hidden states after layer l.
+
     received: by the share of the encoder's depth at which a block ends (1.0: the last one), the
     attention that each token receives there within its slab: sum over queries, mean over heads and
     over the patches of the token; its mean is 1. keys: of the last of these blocks.
     """
 
-    tokens: Tensor  # (V, D) as the language model would see them
+    tokens: Tensor  # (V, D) as the next layer of the language model would see them
     volumes: Segments  # B segments of tokens
     places: Tensor  # (V, 4) which volume of its item, slab, row and column
     received: Mapping[float, Tensor] = field(default_factory=dict)  # (V,) attention, see below

@@ -8,10 +8,11 @@ from photon.batch.patches import window_order
 from photon.model.generate import generate
 from photon.model.taps import attention_received, noted_blocks
 from photon.packing import Segments
-from photon.pruning.named import find_pruner, pruners
+from photon.pruning.named import acts_before, find_pruner, pruners
 from tests.helpers import FAMILIES, builder, photon_model, random_batch, talkative
 
-METHODS = sorted(n for n, kind in pruners().items() if getattr(kind, "layer", 0) is None)
+METHODS = sorted(n for n in pruners() if acts_before(n))
+INSIDE = ["dart", "fastv"]  # those after a layer, for which the same holds
 TIGHT = {"atol": 1e-9, "rtol": 1e-9}
 
 
@@ -41,7 +42,7 @@ def test_there_are_methods():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS + INSIDE)
 def test_a_batch_is_answered_as_one_question_at_a_time(name, family):
     """Mixed volumes and questions: what is kept, logits, and the count."""
     model = photon_model(pruner=made(name, keep=0.4), family=family).eval()
@@ -57,7 +58,7 @@ def test_a_batch_is_answered_as_one_question_at_a_time(name, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS + INSIDE)
 def test_keeping_all_is_the_unpruned_model(name, family):
     model = photon_model(pruner=made(name, keep=1.0), family=family).eval()
     batch, _, _ = random_batch()
@@ -66,7 +67,7 @@ def test_keeping_all_is_the_unpruned_model(name, family):
     torch.testing.assert_close(kept.answers.logits, model(batch, "off").answers.logits, **TIGHT)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "dart"])
 def test_a_question_without_a_volume_stands_beside_others(name):
     model = photon_model(pruner=made(name, keep=0.4)).eval()
     _, volumes, prompts = random_batch(questions=((4,), (5,)))
@@ -76,7 +77,10 @@ def test_a_question_without_a_volume_stands_beside_others(name):
     torch.testing.assert_close(mixed.answers.logits[: len(first)], first, **TIGHT)
 
 
-@pytest.mark.parametrize("name, options", [("prumerge", {}), ("interslice", {"threshold": 0.35})])
+@pytest.mark.parametrize(
+    "name, options",
+    [("prumerge", {}), ("interslice", {"threshold": 0.35}), ("medpruner", {"nucleus": 0.6})],
+)
 def test_a_method_may_choose_its_own_number(name, options):
     """Without a budget; the number of each volume does not depend on those beside it."""
     model = photon_model(pruner=made(name, keep=None, **options)).eval()
@@ -101,7 +105,7 @@ def test_answers_are_those_of_the_kept_tokens(name):
     assert out.tokens != unpruned
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS + INSIDE)
 def test_they_train(name):
     model = photon_model(pruner=made(name, keep=0.5))
     batch, _, _ = random_batch()

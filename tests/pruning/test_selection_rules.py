@@ -12,6 +12,7 @@ from photon.pruning.baselines.dart import dart
 from photon.pruning.baselines.divprune import farthest_tokens
 from photon.pruning.baselines.hiprune import grid_neighbours
 from photon.pruning.baselines.interslice import changing_tokens, slab_differences
+from photon.pruning.baselines.medpruner import medpruner
 from photon.pruning.baselines.pooling import pool
 from photon.pruning.baselines.prumerge import absorb_likes, prumerge, prumerge_tokens, rest_of
 from photon.pruning.baselines.visionzip import exact_counts, visionzip
@@ -214,3 +215,31 @@ def test_a_pack_chooses_what_each_volume_alone_does():
         assert torch.equal(alone.keep, together.keep[rows])
         got = merged[rows][alone.keep]
         torch.testing.assert_close(got, alone.merge(tokens[rows])[alone.keep])
+
+
+def test_medpruner_equals_a_loop():
+    """Slabs against the last that stayed, then each slab's nucleus; a budget is the p that fits."""
+    where, pixels, attention = places(), drawn(8).abs(), drawn(seed=1).abs()
+    for rows, depth in zip(VOLUMES, (3, 2, 5), strict=True):  # every other slab repeats the first
+        slabs = pixels[rows].unflatten(0, (depth, -1))
+        slabs[1::2] = slabs[0] + 0.01
+    expected = torch.zeros(VOLUMES.total, dtype=torch.bool)
+    for rows in VOLUMES:
+        anchor = None
+        for z in range(int(where[rows][:, 1].max()) + 1):
+            mine = (where[rows][:, 1] == z).nonzero()[:, 0] + rows.start
+            if anchor is not None and (pixels[mine] - pixels[anchor]).abs().mean() <= 0.05:
+                continue
+            anchor, used = mine, 0.0
+            for i in sorted(mine.tolist(), key=lambda i: -float(attention[i])):
+                if used / float(attention[mine].sum()) < 0.6:
+                    expected[i] = True
+                used += float(attention[i])
+    got = medpruner(attention, pixels, where, VOLUMES, None, 0.05, 0.6)
+    assert torch.equal(got, expected)
+    counts = VOLUMES.sum(expected.long())
+    assert counts.tolist() != VOLUMES.lengths
+    budget = medpruner(attention, pixels, where, VOLUMES, counts - 2, 0.05, 0.6)
+    assert VOLUMES.sum(budget.long()).tolist() == (counts - 2).tolist()
+    more = medpruner(attention, pixels, where, VOLUMES, counts + 9, 0.05, 0.6)
+    assert VOLUMES.sum(more.long()).tolist() == (counts + 9).tolist()

@@ -10,7 +10,8 @@ Source: ZichenWen1/DART, `get_retained_image_token`. Differences:
 - an order. The release walks through a Python set of token numbers; here visual pivots come first,
   each kind by falling norm;
 - the text pivots are of the question alone: the release looks at all rows after the image, in
-  training the answer too.
+  training the answer too;
+- the hidden states are as they leave layer l, without the final norm's weights.
 
 Shape suffixes: Q questions, J packed (question, visual token) pairs, T packed instruction rows, D
 width.
@@ -20,9 +21,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from photon.batch.layout import Tail, check_tail
 from photon.packing import Segments
+from photon.pruning.base import Keep, PruneContext, Selection
+from photon.pruning.retention import budget_counts
 from photon.pruning.saliency import precise
 
 PIVOTS = 4
@@ -83,3 +87,54 @@ def dart(
             for v, rows, n in zip(volume_of, text, counts, strict=True)
         ]
     )
+
+
+class DartPruner(nn.Module):
+    """Keeps, after layer l, the tokens that duplicate the pivots least (`dart`).
+
+    Args:
+        layer: share of decoder layers that run at full length (DART: two layers).
+        keep: share or count of tokens to keep where the call asks for none.
+        tail: how questions share rows above l, see `photon.batch.layout.lay_out`.
+        pivots: visual pivots, and as many of the question.
+    """
+
+    score_rope = True
+
+    def __init__(
+        self,
+        layer: float = 0.25,
+        keep: float | int = 0.3,
+        tail: Tail = "question",
+        pivots: int = PIVOTS,
+    ):
+        super().__init__()
+        self.options = {"layer": layer, "keep": keep, "tail": tail, "pivots": pivots}
+        self.layer = layer
+        self.keep = keep
+        self.tail = check_tail(tail)
+        self.pivots = pivots
+
+    def select(
+        self,
+        context: PruneContext,
+        keep: Keep = None,
+        generator: torch.Generator | None = None,
+    ) -> Selection:
+        """The tokens that stay. No gradient: nothing is learned."""
+        states, pairs = context.encoded(), context.pairs
+        counts = budget_counts(self.keep if keep is None else keep, pairs)
+        counts = torch.minimum(counts, pairs.counts).tolist()
+        with torch.no_grad():
+            kept = dart(
+                states.tokens,
+                context.visual_keys,
+                states.text,
+                context.keys,
+                counts,
+                context.visual,
+                context.text,
+                context.volume_of,
+                self.pivots,
+            )
+        return Selection(kept, pairs)
