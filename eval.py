@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from photon.errors import InputError
-from photon.evaluation.report import file_hash
+from photon.evaluation.provenance import file_hash
 from photon.evaluation.shards import Shard
 from tasks.entry import main
 from tasks.evaluate import Evaluation, evaluate, score_files

@@ -7,10 +7,10 @@ import json
 from functools import cache
 from pathlib import Path
 
-from photon.benchmarks.reader import BadRow, Reader, Reading
+from photon.benchmarks.benchmark import BadRow, Benchmark, Reading
 from photon.benchmarks.using import cases_of, describe
 from photon.errors import InputError
-from photon.evaluation.report import file_hash
+from photon.evaluation.provenance import file_hash
 from photon.questions.fill_store import Case, is_prepared, prepare_cases
 from photon.questions.record import Record
 from photon.volume.sources import Source, locate
@@ -29,7 +29,7 @@ class BenchmarkData(QuestionData):
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Benchmark,
         store: str | Path = "outputs/data/store",
         seed: int = 7,
         volumes_per_batch: int = 1,

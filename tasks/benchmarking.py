@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from photon.benchmarks.protocol import Bert, Row
-from photon.benchmarks.protocols import BENCHMARKS, Benchmark, find_benchmark
-from photon.benchmarks.report import (
+from photon.benchmarks.benchmark import Benchmark
+from photon.benchmarks.judging import Bert, Row
+from photon.benchmarks.page import format_benchmark
+from photon.benchmarks.registry import find_benchmark
+from photon.benchmarks.scoring import (
     benchmark_metrics,
-    constants,
+    blind_controls,
     score_benchmark,
     with_extra,
 )
-from photon.benchmarks.table import format_benchmark
+from photon.errors import InputError
 from photon.evaluation.text_metrics import ROBERTA_LARGE_LAYER, BertScorer
 from photon.files import write_text
 from photon.questions.record import Record
 from tasks.datamodule import QuestionData
-
-OTHER_INSTITUTIONS = 6  # the table of DeepTumorVQA's OOD split
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,18 @@ class Scoring:
         return BertScorer(self.bert_encoder, self.bert_layer, self.device)
 
 
-def benchmark_of(data: QuestionData, name: str | None) -> tuple[Benchmark, tuple[int, ...]] | None:
-    """The protocols of a data set and the paper's tables that it fills; None for other data.
+def benchmark_of(data: QuestionData, name: str | None) -> Benchmark | None:
+    """The benchmark whose protocols score a data set; None for other data.
 
-    name: of photon.benchmarks.protocols, in place of what the data set's reader says.
+    name: of photon.benchmarks.registry, in place of what the data set is read by.
     """
+    if name is not None:
+        found = find_benchmark(name, "evaluation.benchmark")()
+        if not found.protocols:
+            raise InputError(f"evaluation.benchmark={name}: it has no protocols of its own")
+        return found
     reader = getattr(data, "reader", None)
-    if name is None and reader is not None:
-        name = reader.facts.name
-        if getattr(reader, "version", "v1") == "v2":
-            name = f"{name}_v2"
-        name = name if name in BENCHMARKS else None
-    if name is None:
-        return None
-    benchmark = find_benchmark(name)
-    other = getattr(reader, "ids", None) == "OOD"
-    inside = tuple(number for number in benchmark.tables if number != OTHER_INSTITUTIONS)
-    return benchmark, (OTHER_INSTITUTIONS,) if other else inside
+    return reader if reader is not None and reader.protocols else None
 
 
 def add_benchmark(
@@ -82,18 +77,17 @@ def add_benchmark(
     seeds: rows of each run of one model, in the order of the records. Empty text where the data is
     of no benchmark.
     """
-    found = benchmark_of(data, scoring.benchmark)
-    if found is None:
+    benchmark = benchmark_of(data, scoring.benchmark)
+    if benchmark is None:
         return ""
-    benchmark, tables = found
     columns = score_benchmark(
         benchmark,
         [with_extra(rows, records) for rows in seeds],
         {name: with_extra(rows, records) for name, rows in controls.items()},
-        constants(records, train),
+        blind_controls(records, train),
         scoring.bert(),
     )
     metrics["benchmark"] = benchmark_metrics(benchmark, columns, seed)
-    text = format_benchmark(benchmark, columns, metrics["benchmark"], tables)
+    text = format_benchmark(benchmark, columns, metrics["benchmark"])
     write_text(run_dir / "benchmark.md", text)
     return text

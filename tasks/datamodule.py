@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from photon.batch.dataset import Collate, VolumeQuestions
 from photon.errors import InputError
-from photon.evaluation.report import file_hash
+from photon.evaluation.provenance import file_hash
 from photon.model.photon import PhotonModel
 from photon.questions.fill_store import BAD_CASES, prepare_all
 from photon.questions.from_masks import Asking, generate_questions

@@ -17,14 +17,16 @@ from rich.progress import Progress
 from photon.batch.dataset import Collate, VolumeQuestions
 from photon.benchmarks.organs import attach_segmentations
 from photon.errors import InputError
-from photon.evaluation.condition import CONTROLS, PRUNERS, budget_conditions, parse_condition
-from photon.evaluation.conditions import Evaluator
-from photon.evaluation.controls import constant_control, shuffled_volumes
+from photon.evaluation.blind import constants
+from photon.evaluation.conditions import CONTROLS, PRUNERS, budget_conditions, parse_condition
+from photon.evaluation.evaluator import Evaluator
 from photon.evaluation.predictions import join_predictions
-from photon.evaluation.protocols import summarize
-from photon.evaluation.report import build_metrics, collect_provenance, write_report
+from photon.evaluation.provenance import collect_provenance
+from photon.evaluation.scores import summarize
 from photon.evaluation.shards import Shard
+from photon.evaluation.summary import build_metrics, write_report
 from photon.evaluation.text_metrics import ROBERTA_LARGE_LAYER
+from photon.evaluation.views import shuffled_volumes
 from photon.files import locked
 from photon.model.generate import generate
 from photon.model.photon import PhotonModel
@@ -179,7 +181,7 @@ def report(
     metrics = build_metrics(
         rows,
         others,
-        constant_control(records, train),
+        constants(records, train),
         provenance,
         seed=seed,
         budgets={name: answers[name] for name in evaluation.curve},
@@ -259,7 +261,7 @@ def score_files(
     metrics = build_metrics(
         rows[0],
         controls,
-        constant_control(records, train),
+        constants(records, train),
         collect_provenance(config_hash, hashes, predictions=list(predictions)),
     )
     if len(rows) > 1:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from photon.benchmarks import scans
-from photon.benchmarks.reader import Facts, Kind, Reader, Reading, need
-from photon.benchmarks.tables import Row, squash
+from photon.benchmarks.benchmark import Benchmark, Facts, Kind, Reading, need
+from photon.benchmarks.rows import Row, squash
 from photon.questions.record import Record
 from photon.questions.templates import REPORT_REQUESTS
 
@@ -18,7 +18,7 @@ Report = Literal["structured", "narrative", "fusion structured", "fusion narrati
 
 
 @dataclass(frozen=True)
-class AbdomenAtlas(Reader):
+class AbdomenAtlas(Benchmark):
     """Volume-report pairs.
 
     Args:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from photon.benchmarks import scans
-from photon.benchmarks.reader import (
+from photon.benchmarks.benchmark import (
     BadRow,
+    Benchmark,
     Facts,
     Kind,
-    Reader,
     Reading,
     choice_fields,
     need,
 )
-from photon.benchmarks.tables import Row, squash
+from photon.benchmarks.rows import Row, squash
 from photon.questions.record import Record
 from photon.questions.templates import REPORT_REQUESTS
 from photon.volume.types import ScanHeader
@@ -34,7 +34,7 @@ _EMPTY = ("", "not given", "none", "nan")
 
 
 @dataclass(frozen=True)
-class CtRate(Reader):
+class CtRate(Benchmark):
     """Reports, or yes/no questions about the labelled findings; "test" is CT-RATE's validation.
 
     Args:

@@ -1,81 +1,109 @@
-"""DeepTumorVQA v1 (29 subtypes, the paper's) and v2 (42): questions about abdominal tumours."""
+"""DeepTumorVQA v1: 29 subtypes of questions about abdominal tumours, as the paper used it.
+
+The paper: Tables 2, 5 and 6.
+"""
 
 from __future__ import annotations
 
+import csv
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from photon.benchmarks import scans
-from photon.benchmarks.reader import (
+from photon.benchmarks.benchmark import (
     BadRow,
+    Benchmark,
     Facts,
     Kind,
-    Reader,
+    PaperTable,
     Reading,
     choice_fields,
     letter_of,
     need,
 )
-from photon.benchmarks.tables import TABLES, Row, squash
+from photon.benchmarks.judging import (
+    UNREAD,
+    Bert,
+    Judged,
+    Scored,
+    answer_of,
+    by_value,
+    is_choice,
+    option_texts,
+    strict_choice,
+    text_of,
+)
+from photon.benchmarks.rows import TABLES, Row, squash
+from photon.evaluation import metrics
+from photon.evaluation.intervals import mean_of, measure_of
+from photon.evaluation.scores import gold_letter
 from photon.questions.record import Record
-
-# Type -> subtypes; numeric ones end in *. The second part of each is v2's.
-_TYPES: dict[str, tuple[str, str]] = {
-    "measurement": (
-        "lesion volume measurement*, organ HU measurement*, organ volume measurement*",
-        "organ HU ratio*, tumor burden percentage*"),
-    "recognition": (
-        "colon lesion existence, kidney cyst existence, kidney lesion existence, "
-        "kidney tumor existence, liver lesion existence, pancreatic lesion existence",
-        "PDAC existence, PNET existence, splenomegaly detection"),
-    "visual_reasoning": (
-        "adjacent organ, inter-segment comparison, kidney volume comparison, "
-        "largest lesion attenuation, largest lesion diameter*, largest lesion location, "
-        "largest lesion slice*, lesion count by location*, lesion counting*, lesion outlier, "
-        "liver lesion clustering, organ aggregation*, organ enlargement, "
-        "tumor organ HU difference*",
-        "bilateral kidney asymmetry, multi-organ lesion burden comparison"),
-    "medical_reasoning": (
-        "fatty liver, lesion type classification, pancreatic cyst resectability, "
-        "pancreatic lesion resectability, pancreatic steatosis, pancreatic tumor staging",
-        "PDAC vs PNET classification, hepatic steatosis grading, portal hypertension assessment, "
-        "pseudocyst determination, renal mass characterization, splenomegaly grading"),
-}  # fmt: skip
-SUBTYPES: dict[str, tuple[str, str, bool, bool]] = {  # squashed -> name, task, numeric, in v1
-    squash(name.strip("*")): (name.strip("*"), task, name.endswith("*"), first)
-    for task, parts in _TYPES.items()
-    for names, first in zip(parts, (True, False), strict=True)
-    for name in names.split(", ")
-}
-_OPTION = re.compile(r"(?:^|\s)\(?([A-Z])[:.)]\s+")
-_YES_NO = {"yes", "no"}
-_SUFFIX = {  # v2's own
-    "choice": "Answer with ONLY the single letter (A, B, C, or D).",
-    "number": "Answer with a single number (no units, no extra words).",
-    "binary": "Answer with 'yes' or 'no'.",
-}
-# Split -> file names without suffix, searched in `files` and the folders named by the authors.
-_FILES = {
-    ("v1", "train"): "train*",
-    ("v1", "test"): "validation*",
-    ("v2", "train"): "train_qa",
-    ("v2", "val"): "val_qa_pool",
-    ("v2", "test"): "test_qa",
-}
-_PLACES = (".", "data", "benchmark", "train")
 
 
 @dataclass(frozen=True)
-class DeepTumorVQA(Reader):
+class Subtype:
+    """A row of deeptumorvqa_subtypes.csv. answer: number, binary or phrase, by v2's own lists."""
+
+    name: str
+    task: str
+    answer: Literal["number", "binary", "phrase"]
+    since: int  # the version that it came with
+
+
+with (Path(__file__).parent / "deeptumorvqa_subtypes.csv").open(encoding="utf-8") as _file:
+    _ROWS = [Subtype(*line[:3], int(line[3])) for line in list(csv.reader(_file))[1:]]
+SUBTYPES = {squash(subtype.name): subtype for subtype in _ROWS}
+_OPTION = re.compile(r"(?:^|\s)\(?([A-Z])[:.)]\s+")
+# The wording that v2 publishes (its prompt.py); v1 published none.
+_SYSTEM = (
+    "You are a radiology AI assistant. You read abdominal CT scans and answer clinical questions "
+    "using the visual evidence and any patient context provided. Be concise and follow the "
+    "answer-format instructions exactly."
+)
+_MODALITY = "You are given the full 3D abdominal CT volume (NIfTI, native voxel spacing)."
+_PATIENT = ("sex", "age", "scanner", "contrast")
+_CLOSING = {
+    "choice": "Answer with ONLY the single letter (A, B, C, or D).",
+    "number": "Answer with a single number (no units, no extra words).",
+    "binary": "Answer with 'yes' or 'no'.",
+    "phrase": "Answer with the most appropriate short phrase.",
+}
+V2_FILES = {"train": "train_qa", "val": "val_qa_pool", "test": "test_qa"}
+PLACES = (".", "data", "benchmark", "train")  # folders named by the authors
+TITLES = {
+    "measurement": "Meas.",
+    "recognition": "Recog.",
+    "visualreasoning": "Vis. Rsn.",
+    "medicalreasoning": "Med. Rsn.",
+}
+CLINICAL = "kidney tumor existence"  # Table 5
+YES = frozenset(
+    "yes true present positive exist exists 1 \u6709 \u662f \u5b58\u5728 \u9633\u6027".split()
+)
+NO = frozenset(
+    "no false absent negative 0 \u65e0 \u5426 \u4e0d\u5b58\u5728 \u9634\u6027 \u672a\u89c1".split()
+) | {"not exist"}
+_EDGE = " .,:;!?\uff0c\u3002\uff1a\uff1b\uff01\uff1f"
+_FIRST_NUMBER = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class DeepTumorVQA(Benchmark):
     """Multi-choice or free-text questions; numeric answers carry their value.
 
+    Unweighted means over subtypes, within each type and in all (Table 2's Total Average).
+    `official`: the paper's scripts (v1's repository has none): equality of strings, character by
+    character, and MRA with `<` for numbers. `strict`: the option that the answer names, normalised
+    text, thousands separators read. Numbers with an unreadable answer score 0 under both.
+
     Args:
-        version: v1 is what the paper used; v2 replaced it under the same address.
         form: choice: with its options; free: the question alone.
         files: folder of the questions.
         volumes: folder under which the BDMAP_... folders of AbdomenAtlas lie.
@@ -83,7 +111,6 @@ class DeepTumorVQA(Reader):
         id_files: folder of {IID,OOD}_{train,test}.csv.
     """
 
-    version: Literal["v1", "v2"] = "v1"
     form: Literal["choice", "free"] = "choice"
     files: str = "DeepTumorVQA"
     volumes: str = "AbdomenAtlas/image_only"
@@ -92,38 +119,50 @@ class DeepTumorVQA(Reader):
 
     facts: ClassVar[Facts] = Facts(
         name="deeptumorvqa",
-        title="DeepTumorVQA",
+        title="DeepTumorVQA 1.0",
         licence="CC BY 4.0 (questions); CT by its source",
         source="github.com/Schuture/DeepTumorVQA",
-        layout="v1: DeepTumorVQA/{train,validation}*.{csv,jsonl,parquet}; v2: DeepTumorVQA/"
-        "benchmark/test_qa.json, train/train_qa.csv; volumes AbdomenAtlas/image_only/BDMAP_*/",
-        counts={"v1 train": 355_962, "v1 test": 39_650, "v2 train": 428_050, "v2 val": 47_933},
-        splits=("train", "val", "test"),
+        layout="DeepTumorVQA/{train,validation}*.{csv,jsonl,parquet}; volumes "
+        "AbdomenAtlas/image_only/BDMAP_*/",
+        counts={"train": 355_962, "test": 39_650},
     )
+    protocols = ("official", "strict")
+    tables = (
+        PaperTable(2, "DeepTumorVQA", models_in_rows=False),
+        PaperTable(5, "Kidney tumor recognition", models_in_rows=False),
+        PaperTable(6, "DeepTumorVQA, other institutions"),
+    )
+    differences = (
+        "official wants the supervised answer to the character, and skips a yes or no that it "
+        "cannot read in Table 5; strict reads letters, option texts and normalised text, reads "
+        '"1,234" as 1234, and counts an unreadable yes or no as wrong. MRA is the paper\'s in both.'
+    )
+    version: ClassVar[int] = 1  # 2 replaced it under the same address
+
+    def filled(self) -> tuple[PaperTable, ...]:
+        return tuple(t for t in self.tables if (t.number == 6) == (self.ids == "OOD"))
 
     def expected(self, split: str, kind: Kind = "questions") -> int | None:
-        published = self.ids == "published"
-        return self.facts.counts.get(f"{self.version} {split}") if published else None
+        return self.facts.counts.get(split) if self.ids == "published" else None
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
         paths = scans.atlas_paths(Path(self.root), self.volumes)
         wanted, pools = None, (split,)
         if self.ids != "published":
             wanted = scans.id_file(self.path(self.id_files, f"{self.ids}_{split}.csv"))
-            pools = ("train", "val", "test")
+            pools = self.facts.splits
         for pool in pools:
             for file in self._files(pool):
                 make = partial(self._record, pool, wanted, paths)
                 reading.table(file, ("imageid", "question", "answer", "questionsubtype"), make)
 
     def _files(self, split: str) -> Iterator[Path]:
-        pattern = _FILES.get((self.version, split))
-        for place in _PLACES if pattern else ():
-            found = sorted(self.path(self.files, place).glob(f"{pattern}.*"))
-            tables = [path for path in found if path.suffix in TABLES]
-            if self.version == "v2":  # test_qa is published as JSON and as JSONL
-                tables = tables[:1]
-            yield from tables
+        """Files of a split; those of version 2, whose names begin alike, are not of version 1."""
+        pattern = {"train": "train*.*", "test": "validation*.*"}[split]
+        for place in PLACES:
+            for path in sorted(self.path(self.files, place).glob(pattern)):
+                if path.suffix in TABLES and path.stem not in V2_FILES.values():
+                    yield path
 
     def _record(
         self,
@@ -138,13 +177,13 @@ class DeepTumorVQA(Reader):
             return None
         name = need(row, "questionsubtype", "question_subtype")
         known = SUBTYPES.get(squash(name))
-        if known is None or (self.version == "v1" and not known[3]):
-            raise BadRow("subtype", f"question_subtype {name!r} is not one of {self.version}'s")
-        subtask, task, numeric, _ = known
+        if known is None or known.since > self.version:
+            raise BadRow("subtype", f"question_subtype {name!r} is not one of {self.facts.title}")
+        numeric = known.answer == "number"
         number = row.get("questionid", row.get("qid"))
         fields = self._choice(row) if self.form == "choice" else self._free(row, numeric)
-        if fields is None:
-            return None
+        if self.prompt == "official":
+            fields |= self._official(row, known.answer)
         keys = ("organ", "spacing", "shape", "sex", "age", "scanner", "contrast")
         extra = {key: row[key] for key in keys if row.get(key) not in (None, "")}
         organ = extra.pop("organ", None)
@@ -152,34 +191,117 @@ class DeepTumorVQA(Reader):
             id=f"{pool}/{number if number not in (None, '') else line}",
             volume=paths.get(case, f"{self.volumes}/{case}/ct.nii.gz"),
             patient=case,
-            task=task,
-            subtask=subtask,
+            task=known.task,
+            subtask=known.name,
             organ=organ,
             extra=extra,
             **fields,
         )
 
-    def _choice(self, row: Row) -> dict[str, Any] | None:
+    def _choice(self, row: Row) -> dict[str, Any]:
         text = row.get("multiplechoicequestion") or row.get("mcquestion")
         if not text:
             raise BadRow("choice", "has no multiple_choice_question; use form=free for this row")
         question, choices = split_options(str(text))
         letter = letter_of(need(row, "correctoption", "correct_option"), choices)
-        fields = choice_fields(question, choices, letter)
-        if self.prompt == "official":
-            fields["question"] = f"{text}\n{_SUFFIX['choice']}"
-        return fields
+        return choice_fields(question, choices, letter)
 
     def _free(self, row: Row, numeric: bool) -> dict[str, Any]:
         question, answer = need(row, "question"), need(row, "answer")
-        value = number_of(answer) if numeric else None
-        if self.prompt == "official":
-            kind = "number" if numeric else "binary" if answer.lower() in _YES_NO else None
-            given = [f"{key}: {row[key]}" for key in ("spacing", "shape") if row.get(key)]
-            # v2 gives spacing and shape with numeric questions; the wording of that is ours.
-            parts = [question, *(given if numeric else ()), *([_SUFFIX[kind]] if kind else ())]
-            question = "\n".join(parts)
-        return {"question": question, "answer": answer, "value": value}
+        return {
+            "question": question,
+            "answer": answer,
+            "value": number_of(answer) if numeric else None,
+        }
+
+    def _official(self, row: Row, answer: str) -> dict[str, Any]:
+        """System prompt and question in v2's wording, by subtype; they do not know the answer."""
+        told = [f"{key}={row[key]}" for key in _PATIENT if row.get(key)]
+        parts = [_MODALITY, *([f"Patient: {', '.join(told)}."] if told else [])]
+        if answer == "number" and row.get("spacing"):
+            shape = row.get("shape")
+            parts.append(f"Voxel spacing (mm): {row['spacing']}.  Volume shape: {shape}.")
+        if self.form == "choice":
+            answer, asked = "choice", row.get("multiplechoicequestion") or row["mcquestion"]
+        else:
+            asked = need(row, "question")
+        return {"system": _SYSTEM, "question": "\n".join([*parts, str(asked), _CLOSING[answer]])}
+
+    def variants(self, rows: Sequence[Row]) -> dict[str, list[Row]]:
+        parts = {"Multi-choice": [], "Free-text": []}
+        for row in rows:
+            parts["Multi-choice" if is_choice(row) else "Free-text"].append(row)
+        return {name: part for name, part in parts.items() if part}
+
+    def score(self, rows: Sequence[Row], protocol: str, bert: Bert | None = None) -> Scored:
+        scored = Scored()
+        judged = [self.judge(row, protocol) for row in rows]
+        self._subtypes(scored, rows, judged)
+        clinical = [row for row in rows if squash(subtype_of(row)) == squash(CLINICAL)]
+        if clinical:
+            read = [self.yes_no(row, protocol) for row in clinical]
+            add_clinical(scored, "Kidney tumor", clinical, read, wrong=protocol == "strict")
+        scored.tokens("Tokens", rows)
+        return scored
+
+    def judge(self, row: Row, protocol: str) -> Judged:
+        """One question: choice, number or text."""
+        strict = protocol == "strict"
+        if is_choice(row):
+            return strict_choice(row) if strict else by_value(row, text_of(row) == answer_of(row))
+        if answer_kind(row) == "number":
+            return Judged(_mra(row, strict))
+        gold = metrics.normalize_text(answer_of(row))
+        plain = metrics.normalize_text(text_of(row))
+        right = plain == gold != "" if strict else text_of(row) == answer_of(row)
+        return Judged(float(right), gold, gold if right else UNREAD if plain == gold else plain)
+
+    def yes_no(self, row: Row, protocol: str) -> tuple[bool | None, bool | None]:
+        """(truth, answer) of an existence question; None where it cannot be read."""
+        if is_choice(row):
+            texts = option_texts(row)
+            parsed = metrics.parse_letter(text_of(row), row.get("choices"))
+            return _bool(texts.get(gold_letter(row), "")), _bool(texts.get(parsed or "", ""))
+        return _bool(answer_of(row)), _bool(text_of(row))
+
+    def _subtypes(self, scored: Scored, rows: Sequence[Row], judged: Sequence[Judged]) -> None:
+        members: dict[str, list[int]] = {}
+        for i, row in enumerate(rows):
+            members.setdefault(type_of(row), []).append(i)
+        order = [name for name in (*TITLES.values(), *sorted(members)) if name in members]
+        for name in dict.fromkeys(order):
+            chosen = members[name]
+            for subtype in sorted({subtype_of(rows[i]) for i in chosen}):
+                part = [i for i in chosen if subtype_of(rows[i]) == subtype]
+                self._subtype(scored, name, subtype, [rows[i] for i in part],
+                              [judged[i] for i in part])  # fmt: skip
+            self._average(scored, name, [rows[i] for i in chosen], [judged[i] for i in chosen])
+        self._average(scored, "Total", rows, judged)
+
+    def _subtype(
+        self,
+        scored: Scored,
+        group: str,
+        subtype: str,
+        rows: Sequence[Row],
+        judged: Sequence[Judged],
+    ) -> None:
+        label = subtype + "*" if answer_kind(rows[0]) == "number" else subtype
+        scored.mean((group, label), rows, judged)
+        if all(j.gold is not None for j in judged):
+            part = Scored()
+            part.closed(subtype, rows, judged)
+            if balanced := part.measures.get((subtype, "Balanced accuracy")):
+                scored.measures[f"{group} {subtype}", "Balanced accuracy"] = balanced
+                scored.confusion |= part.confusion
+
+    def _average(
+        self, scored: Scored, group: str, rows: Sequence[Row], judged: Sequence[Judged]
+    ) -> None:
+        """Each subtype counts once."""
+        names = [f"{type_of(r)}/{subtype_of(r)}" for r in rows]
+        values = [j.value for j in judged]
+        scored.measures[group, "Average"] = mean_of(rows, values, names)
 
 
 def split_options(text: str) -> tuple[str, dict[str, str]]:
@@ -197,8 +319,76 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
 
 def number_of(answer: str) -> float:
     """The number of a numeric answer; BadRow where there is none."""
-    match = re.search(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", answer)
-    value = float(match.group()) if match else math.nan
-    if not math.isfinite(value):
+    value = metrics.parse_number(answer)
+    if value is None or not math.isfinite(value):
         raise BadRow("row", f"the answer {answer!r} of a numeric question holds no number")
     return value
+
+
+def add_clinical(
+    scored: Scored,
+    group: str,
+    rows: Sequence[Row],
+    read: Sequence[tuple[bool | None, bool | None]],
+    wrong: bool,
+) -> None:
+    """Sensitivity, specificity and accuracy of yes-or-no questions (Table 5).
+
+    read: (truth, answer) of each. An answer that cannot be read is `wrong`, or left out with a note
+    of how many.
+    """
+    used = [
+        (row, truth, truth == answer)
+        for row, (truth, answer) in zip(rows, read, strict=True)
+        if truth is not None and (wrong or answer is not None)
+    ]
+    if len(used) < len(rows):
+        scored.notes.append(f"{group}: {len(rows) - len(used)} of {len(rows)} answers left out")
+    if not used:
+        return
+    truth = np.array([t for _, t, _ in used], dtype=float)
+    right = np.array([r for _, _, r in used], dtype=float)
+    weights = {"Sensitivity": truth, "Specificity": 1 - truth, "Accuracy": np.ones_like(truth)}
+    for name, weight in weights.items():
+        stats = np.stack([right * weight, weight], axis=-1)
+        scored.measures[group, name] = measure_of([row for row, _, _ in used], stats)
+
+
+def _mra(row: Row, strict: bool) -> float:
+    """The paper's MRA; its number is the first in the text, signs read wherever they stand."""
+    if strict:
+        number = metrics.parse_number(text_of(row))
+        value = row.get("value")
+        target = metrics.parse_number(answer_of(row)) if value is None else value
+    else:
+        number, target = first_number(text_of(row)), first_number(answer_of(row))
+    if number is None or target is None:
+        return 0.0
+    return metrics.mean_relative_accuracy(number, float(target), "strict")
+
+
+def first_number(text: str) -> float | None:
+    """The paper's reading: "12-14" is 12, "T-12" is -12, "1,234" is 1, "2e3" is 2000."""
+    found = _FIRST_NUMBER.search(text)
+    return float(found.group()) if found else None
+
+
+def _bool(text: str) -> bool | None:
+    text = text.strip().lower().strip(_EDGE)
+    return True if text in YES else False if text in NO else None
+
+
+def type_of(row: Row) -> str:
+    """Table 2's short name of a question's type."""
+    return TITLES.get(squash(str(row.get("task"))), str(row.get("task")))
+
+
+def subtype_of(row: Row) -> str:
+    """A question's subtype with spaces between its words."""
+    return " ".join(str(row.get("subtask")).replace("_", " ").split())
+
+
+def answer_kind(row: Row) -> str:
+    """number, binary or phrase, by a question's subtype."""
+    known = SUBTYPES.get(squash(subtype_of(row)))
+    return known.answer if known else "phrase"

@@ -3,67 +3,77 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
-from photon.benchmarks.deeptumorvqa_protocol import NUMERIC_KEYS, DeepTumorVQA, subtype_of
-from photon.benchmarks.protocol import (
+from photon.benchmarks.benchmark import Facts
+from photon.benchmarks.deeptumorvqa import (
+    PLACES,
+    V2_FILES,
+    DeepTumorVQA,
+    answer_kind,
+)
+from photon.benchmarks.judging import (
     UNREAD,
     Bert,
     Judged,
-    Row,
     Scored,
     answer_of,
     by_value,
     is_choice,
     text_of,
 )
-from photon.benchmarks.tables import squash
+from photon.benchmarks.rows import TABLES, Row
 from photon.evaluation import metrics
-from photon.evaluation.measures import mean_of
-from photon.evaluation.protocols import gold_letter
+from photon.evaluation.intervals import mean_of
+from photon.evaluation.scores import gold_letter
 
 TOLERANCES = (0.05, 0.10, 0.20, 0.50)
-_BINARY = {
-    squash(name)
-    for name in (
-        "pancreatic lesion existence", "liver lesion existence", "kidney lesion existence",
-        "kidney tumor existence", "kidney cyst existence", "colon lesion existence",
-        "PDAC existence", "PNET existence", "lesion outlier", "organ enlargement",
-        "pancreatic steatosis", "pancreatic cyst resectability", "pseudocyst determination",
-        "splenomegaly detection", "portal hypertension assessment",
-    )
-}  # fmt: skip
 _NUMBER = re.compile(r"-?\d+\.?\d*")
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
+@dataclass(frozen=True)
 class DeepTumorVQA2(DeepTumorVQA):
-    """v2: `official` is its own evaluator, weighted by question.
+    """v2, with the settings of v1. `official` is its own evaluator, weighted by question.
 
     Choice: the first letter A to D, thoughts removed; yes and no are looked for in the text;
     numbers score max(0, 1 - relative error), which it calls MRA, beside tolerance bands; other
     answers by text without punctuation. `strict`: as in v1, with unweighted means and real MRA.
     """
 
-    name = "deeptumorvqa_v2"
+    facts: ClassVar[Facts] = Facts(
+        name="deeptumorvqa_v2",
+        title="DeepTumorVQA 2.0",
+        licence=DeepTumorVQA.facts.licence,
+        source=DeepTumorVQA.facts.source,
+        layout="DeepTumorVQA/{benchmark/test_qa.json,train/train_qa.csv,train/val_qa_pool.csv}; "
+        "volumes AbdomenAtlas/image_only/BDMAP_*/",
+        counts={"train": 428_050, "val": 47_933, "test": 10_000},
+        splits=("train", "val", "test"),
+    )
     tables = ()
+    version: ClassVar[int] = 2
     differences = (
         "official weighs every question alike and scores numbers by 1 - relative error; strict "
         "takes unweighted means over subtypes and MRA over thresholds."
     )
 
+    def _files(self, split: str) -> Iterator[Path]:
+        """The first file of a split in each place: test_qa is published as JSON and as JSONL."""
+        for place in PLACES:
+            found = sorted(self.path(self.files, place).glob(f"{V2_FILES[split]}.*"))
+            yield from [path for path in found if path.suffix in TABLES][:1]
+
     def score(self, rows: Sequence[Row], protocol: str, bert: Bert | None = None) -> Scored:
         scored = super().score(rows, protocol, bert)
         if protocol == "official":
-            numbers = [
-                r for r in rows if not is_choice(r) and squash(subtype_of(r)) in NUMERIC_KEYS
-            ]
-            ids = [str(r["id"]) for r in numbers]
+            numbers = [r for r in rows if not is_choice(r) and answer_kind(r) == "number"]
             for band in TOLERANCES if numbers else ():
                 hits = [float(_relative_error(r) <= band) for r in numbers]
-                scored.measures["Numbers", f"Within {band:.0%}"] = mean_of(
-                    ids, ["Numbers"] * len(ids), hits
-                )
+                scored.measures["Numbers", f"Within {band:.0%}"] = mean_of(numbers, hits)
         return scored
 
     def judge(self, row: Row, protocol: str) -> Judged:
@@ -72,14 +82,14 @@ class DeepTumorVQA2(DeepTumorVQA):
         text = _THOUGHT.sub("", text_of(row)).strip()
         if is_choice(row):
             return by_value(row, first_letter(text) == gold_letter(row))
-        subtype = squash(subtype_of(row))
-        if subtype in NUMERIC_KEYS:
+        kind = answer_kind(row)
+        if kind == "number":
             target = _number(answer_of(row))
             if target is None:
                 return Judged(0.0, skipped=True)
             number = _number(text)
             return Judged(metrics.mean_relative_accuracy(number, target, "continuous"))
-        read = yes_or_no if subtype in _BINARY else _plain
+        read = yes_or_no if kind == "binary" else _plain
         gold, answer = read(answer_of(row)), read(text)
         return Judged(float(answer == gold != ""), gold, answer or UNREAD)
 
@@ -94,10 +104,7 @@ class DeepTumorVQA2(DeepTumorVQA):
         self, scored: Scored, group: str, rows: Sequence[Row], judged: Sequence[Judged]
     ) -> None:
         super()._average(scored, group, rows, judged)
-        used = [(str(r["id"]), j) for r, j in zip(rows, judged, strict=True) if not j.skipped]
-        scored.measures[group, "By question"] = mean_of(
-            [key for key, _ in used], ["all"] * len(used), [j.value for _, j in used]
-        )
+        scored.mean((group, "By question"), rows, judged)
 
 
 def first_letter(text: str) -> str:

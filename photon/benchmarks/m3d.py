@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-from photon.benchmarks.reader import (
+from photon.benchmarks.benchmark import (
     BadRow,
+    Benchmark,
     Facts,
     Kind,
-    Reader,
     Reading,
     choice_fields,
     inside,
     letter_of,
     need,
 )
-from photon.benchmarks.tables import Row
+from photon.benchmarks.rows import Row
 from photon.questions.record import Record
 from photon.questions.templates import REPORT_REQUESTS
 from photon.volume.types import ScanHeader
@@ -33,7 +33,7 @@ _VQA_COLUMNS = ("imagepath", "questiontype", "question", "answer", "answerchoice
 
 
 @dataclass(frozen=True)
-class M3DVqa(Reader):
+class M3DVqa(Benchmark):
     """Five types of questions, with options or in free text.
 
     Args:
@@ -95,7 +95,7 @@ class M3DVqa(Reader):
 
 
 @dataclass(frozen=True)
-class M3DCap(Reader):
+class M3DCap(Benchmark):
     """Volume-caption pairs; both prompts are this project's request for a report.
 
     Args:

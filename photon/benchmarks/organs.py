@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from photon.benchmarks.protocol import Row, Scored
+from photon.benchmarks.judging import Row, Scored
 from photon.errors import InputError
-from photon.evaluation.measures import mean_of
+from photon.evaluation.intervals import mean_of, measure_of
 from photon.evaluation.overlap import Mask, organ_dissimilarity
 from photon.questions.label_names import TOTALSEGMENTATOR
 from photon.questions.record import Record
@@ -98,20 +98,15 @@ def add_organs(scored: Scored, rows: Sequence[Row], tasks: Sequence[str]) -> Non
             rows[i] for i in lung if tasks[i] == task and rows[i].get("kept_tokens") is not None
         ]
         if kept:
-            scored.measures["Avg. retained lung tokens", task] = mean_of(
-                [str(r["id"]) for r in kept],
-                [task] * len(kept),
-                [float(r["kept_tokens"]) for r in kept],
-            )
+            counts = [float(r["kept_tokens"]) for r in kept]
+            scored.measures["Avg. retained lung tokens", task] = mean_of(kept, counts, share=False)
     covered = [rows[i] for i in lung if rows[i].get("coverage") is not None]
     if covered:
-        ids, shares = [str(r["id"]) for r in covered], [float(r["coverage"]) for r in covered]
-        volumes = [str(r["volume"]) for r in covered]
+        shares = np.array([float(r["coverage"]) for r in covered])
         sizes = np.array([float(r["organ_tokens"]) for r in covered])
-        whole = mean_of(ids, ["lung"] * len(ids), shares)
-        whole = replace(whole, stats=whole.stats * sizes[:, None])
+        whole = measure_of(covered, np.stack([shares * sizes, sizes], axis=-1))
         scored.measures["Lung coverage", "Global coverage"] = whole
-        by_volume = mean_of(ids, volumes, shares)
+        by_volume = mean_of(covered, shares, [str(r["volume"]) for r in covered])
         scored.measures["Lung coverage", "Mean per volume coverage"] = by_volume
     _add_dissimilarity(scored, rows)
 
@@ -129,7 +124,7 @@ def _add_dissimilarity(scored: Scored, rows: Sequence[Row]) -> None:
         if pair[0] != pair[1]:
             # One value for each pair of organs: the mean over volumes is its only statistic.
             name = " vs ".join(pair)
-            scored.measures["Dissimilarity", name] = mean_of([name], [name], [found.mean])
+            scored.measures["Dissimilarity", name] = mean_of([{"id": name}], [found.mean])
             scored.notes.append(
                 f"Dissimilarity {name}: {found.pairs} pairs on {found.volumes} volumes; random "
                 f"masks of these sizes would have {found.random:.4f}"

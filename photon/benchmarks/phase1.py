@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from photon.benchmarks.reader import AbsentFiles, Facts, Kind, Reader, Reading
+from photon.benchmarks.abdomenatlas import AbdomenAtlas
+from photon.benchmarks.benchmark import AbsentFiles, Benchmark, Facts, Kind, Reading
+from photon.benchmarks.ct_rate import CtRate
+from photon.benchmarks.deeptumorvqa import DeepTumorVQA
+from photon.benchmarks.rad3d import Rad3D
 from photon.errors import InputError
 from photon.volume.types import ScanHeader
 
 
 @dataclass(frozen=True)
-class PhaseOne(Reader):
+class PhaseOne(Benchmark):
     """Volume-report pairs of its parts; the paper adds 27,577 pairs of its own, not published.
 
     Args:
-        parts: readers of reports by name.
-        holdout: readers whose test patients are kept out of training (the paper's leak guard).
+        parts: benchmarks with reports, by name; null takes CT-RATE and AbdomenAtlas.
+        holdout: those whose test patients are kept out of training (the paper's leak guard); null
+            takes 3D-RAD and DeepTumorVQA.
     """
 
-    parts: Mapping[str, Reader] = field(default_factory=dict)
-    holdout: Mapping[str, Reader] = field(default_factory=dict)
+    parts: Mapping[str, Benchmark] | None = None
+    holdout: Mapping[str, Benchmark] | None = None
 
     facts: ClassVar[Facts] = Facts(
         name="phase1",
@@ -34,6 +39,12 @@ class PhaseOne(Reader):
     )
 
     def __post_init__(self) -> None:
+        for key, published in (
+            ("parts", (CtRate, AbdomenAtlas)),
+            ("holdout", (Rad3D, DeepTumorVQA)),
+        ):
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, {one.facts.name: one(self.root) for one in published})
         for name, reader in {**self.parts, **self.holdout}.items():
             if reader.root != self.root:
                 raise InputError(f"root of {name} is {reader.root}, not {self.root}; use one root")
@@ -81,7 +92,7 @@ class PhaseOne(Reader):
         }
 
 
-def _complete(part: Reader, split: str, kind: Kind) -> Reading:
+def _complete(part: Benchmark, split: str, kind: Kind) -> Reading:
     """A part's reading; that it is absent is a mistake, and no reason to go on without it."""
     try:
         return part.read(split, kind)

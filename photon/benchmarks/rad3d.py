@@ -1,24 +1,50 @@
-"""3D-RAD: 92 CSV files of questions about CT-RATE's chest CTs (arXiv 2506.11147)."""
+"""3D-RAD: 92 CSV files of questions about CT-RATE's chest CTs (arXiv 2506.11147).
+
+The paper: Tables 1, 11 and 12.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import pandas as pd
+
 from photon.benchmarks import scans
-from photon.benchmarks.reader import (
+from photon.benchmarks.benchmark import (
     BadRow,
+    Benchmark,
     Facts,
     Kind,
-    Reader,
+    PaperTable,
     Reading,
     choice_fields,
     letter_of,
     need,
 )
-from photon.benchmarks.tables import Row, squash
+from photon.benchmarks.judging import (
+    Bert,
+    Judged,
+    Scored,
+    answer_of,
+    by_value,
+    is_choice,
+    option_texts,
+    strict_choice,
+    text_of,
+)
+from photon.benchmarks.organs import add_organs
+from photon.benchmarks.rows import Row, squash
+from photon.evaluation.intervals import mean_of, measure_of
+from photon.evaluation.metrics import rouge1_one
+from photon.evaluation.scores import gold_letter
+from photon.evaluation.text_metrics import bleu1_counts, bleu1_of
 from photon.questions.record import Record
 from photon.volume.types import ScanHeader
 
@@ -45,11 +71,28 @@ COLUMNS = tuple(
     map(squash, "Task,Subtask,VolumeName,Question,Answer,QuestionType,AnswerChoice".split(","))
 ) + tuple(f"choice{letter}" for letter in "abcd")
 _KEPT = [(name, squash(name)) for name in ("Task", "Subtask", "QuestionType", "VolumeName")]
+# A part of the task's name, whoever spells it -> the row of Table 1, in its order.
+TASKS = {
+    "existencedetection": "Existence Detection",
+    "statictemporal": "Stat. Temp. Diag.",
+    "longitudinaltemporal": "Longit. Temp. Diag.",
+    "medicalmeasurement": "Medical Measurement",
+    "medicalcomputation": "Medical Measurement",  # the name in the published files
+    "imageobservation": "Image Observation",
+    "anomalydetection": "Anomaly Detection",
+}
+NO_ENCODER = "BERT Score: not computed, as evaluation.bert_encoder names no encoder"
 
 
 @dataclass(frozen=True)
-class Rad3D(Reader):
-    """Open and closed questions of six tasks.
+class Rad3D(Benchmark):
+    """Open and closed questions of six tasks; a number is the unweighted mean over the subtasks.
+
+    Closed questions: `official` wants "B." somewhere in the answer (3D-RAD's evaluation, which also
+    accepts an answer that names several letters), `paper` equality with the supervised answer up to
+    case and white space (the paper's scripts), `strict` the right option and no other, by letter or
+    by text. Existence detection is scored by accuracy throughout, as the paper reports it; the
+    published `evaluate_result.py` sends it to the text metrics.
 
     Args:
         files: folder of the repository, with or without its 3DRAD/ below.
@@ -72,6 +115,19 @@ class Rad3D(Reader):
         layout="3D-RAD/3DRAD/{train,test}/TaskN_*/SUBTASK.csv beside "
         "CT-RATE/dataset/{train,valid}_fixed/",
         counts={"train questions": 136_195, "test questions": 33_910},
+    )
+
+    protocols = ("official", "paper", "strict")
+    tables = (
+        PaperTable(1, "3D-RAD", models_in_rows=False),
+        PaperTable(11, "Retained lung tokens by task, and dissimilarity of organs", False, True),
+        PaperTable(12, "Lung coverage on lung questions of 3D-RAD", tokens=True),
+    )
+    differences = (
+        'Closed questions: official wants "B." anywhere in the answer, paper the supervised answer '
+        "itself up to case and white space, strict the right option and no other, by letter or "
+        'text. Open questions: official and paper read an empty answer as "nan" and take the '
+        "median of resamples of ROUGE-1; strict takes it as empty, and the mean."
     )
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
@@ -132,3 +188,103 @@ class Rad3D(Reader):
         if self.scans != "original":
             return None
         return scans.ct_rate_header(Path(self.root), self.volumes, volume, self.orientation)
+
+    def score(self, rows: Sequence[Row], protocol: str, bert: Bert | None = None) -> Scored:
+        scored = Scored()
+        by_task: dict[str, list[Row]] = {}
+        for row in rows:
+            by_task.setdefault(task_of(row), []).append(row)
+        for task in dict.fromkeys([*TASKS.values(), *sorted(by_task)]):
+            members = by_task.get(task, [])
+            closed = [r for r in members if is_choice(r)]
+            opened = [r for r in members if not is_choice(r)]
+            if closed:
+                judged = [judge(r, protocol) for r in closed]
+                names = [str(r.get("subtask")) for r in closed]
+                scored.closed(task, closed, judged, groups=names)
+            if opened:
+                names = [str(r.get("subtask")) for r in opened]
+                add_text(scored, task, opened, names, protocol != "strict", bert)
+            scored.tokens(task, members)
+        add_organs(scored, rows, [task_of(row) for row in rows])
+        return scored
+
+    def choice_text(self, row: Row, letter: str, protocol: str) -> str:
+        if protocol == "official":
+            return f"{letter}. {(row.get('choices') or {}).get(letter, '')}".strip()
+        return super().choice_text(row, letter, protocol)
+
+
+def task_of(row: Row) -> str:
+    """The row of Table 1 that a question belongs to; its own task's name where it has none."""
+    name = squash(str(row.get("task")))
+    return next((title for part, title in TASKS.items() if part in name), str(row.get("task")))
+
+
+def judge(row: Row, protocol: str) -> Judged:
+    """A closed question under one of the protocols (see `Rad3D`)."""
+    if protocol == "strict":
+        return strict_choice(row)
+    if protocol == "official":
+        return by_value(row, f"{gold_letter(row)}." in text_of(row))
+    return by_value(row, _plain(text_of(row)) == _plain(answer_of(row) or _letter_text(row)))
+
+
+def _letter_text(row: Row) -> str:
+    return option_texts(row).get(gold_letter(row), "")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).lower()
+
+
+def add_text(
+    scored: Scored,
+    group: str,
+    rows: Sequence[Row],
+    groups: Sequence[str],
+    published: bool,
+    bert: Bert | None,
+) -> None:
+    """Add BLEU, ROUGE and BERT Score of open questions to `scored`, means over `groups`.
+
+    published: as the scripts of 3D-RAD and of the paper do it. Answers pass through a CSV file that
+    pandas reads (an empty answer and "None" come back as "nan"), and ROUGE-1 is the median of 1,000
+    random resamples (theirs are not seeded). Otherwise an empty answer is empty, and ROUGE-1 is the
+    plain mean.
+    """
+    predictions, references = [text_of(r) for r in rows], [answer_of(r) for r in rows]
+    if published:
+        predictions, references = through_csv(predictions, references, groups)
+    predictions = [text.strip() for text in predictions]
+    references = [text.strip() for text in references]
+    pairs = list(zip(predictions, references, strict=True))
+    counts = np.array([bleu1_counts(*pair) for pair in pairs], dtype=np.float64)
+    rouge = [rouge1_one(*pair) for pair in pairs]
+    centre = "median" if published else "value"
+    scored.measures[group, "BLEU"] = measure_of(rows, counts, groups, combine=bleu1_of)
+    scored.measures[group, "ROUGE"] = mean_of(rows, rouge, groups, centre=centre)
+    if bert is None:
+        scored.measures[group, "BERT Score"] = None
+        if NO_ENCODER not in scored.notes:
+            scored.notes.append(NO_ENCODER)
+    else:
+        scored.measures[group, "BERT Score"] = mean_of(rows, bert(predictions, references), groups)
+
+
+def through_csv(
+    predictions: Sequence[str], references: Sequence[str], groups: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Both columns as they are after a CSV file of each group was written and read by pandas."""
+    own, true = list(predictions), list(references)
+    for name in dict.fromkeys(groups):
+        rows = [i for i, group in enumerate(groups) if group == name]
+        file = io.StringIO(newline="")
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerow(["Pred", "Answer"])
+        writer.writerows([predictions[i].strip(), references[i].strip()] for i in rows)
+        file.seek(0)
+        frame = pd.read_csv(file)
+        for i, pred, answer in zip(rows, frame["Pred"], frame["Answer"], strict=True):
+            own[i], true[i] = str(pred), str(answer)
+    return own, true

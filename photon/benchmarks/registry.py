@@ -1,48 +1,31 @@
-"""All readers by name."""
+"""All benchmarks by name: what the files of this package define, without a list to keep."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import pkgutil
 
-from photon.benchmarks.abdomenatlas import AbdomenAtlas
-from photon.benchmarks.ct_rate import CtRate
-from photon.benchmarks.deeptumorvqa import DeepTumorVQA
-from photon.benchmarks.m3d import M3DCap, M3DVqa
-from photon.benchmarks.medframeqa import MedFrameQA
-from photon.benchmarks.nextqa import NextQA
-from photon.benchmarks.phase1 import PhaseOne
-from photon.benchmarks.rad3d import Rad3D
-from photon.benchmarks.reader import Reader
-from photon.benchmarks.slake import Slake
-from photon.benchmarks.swift_files import SwiftFiles
+import photon.benchmarks
+from photon.benchmarks.benchmark import Benchmark
 from photon.errors import InputError, did_you_mean
 
-READERS: dict[str, type[Reader]] = {
-    reader.facts.name: reader
-    for reader in (
-        Rad3D, DeepTumorVQA, CtRate, AbdomenAtlas, PhaseOne, Slake, MedFrameQA, NextQA, M3DVqa,
-        M3DCap, SwiftFiles,
-    )
-}  # fmt: skip
+
+def benchmarks() -> dict[str, type[Benchmark]]:
+    """{facts.name: class} of every subclass of `Benchmark` in a file of the package."""
+    found: dict[str, type[Benchmark]] = {}
+    for file in pkgutil.iter_modules(photon.benchmarks.__path__):
+        module = importlib.import_module(f"photon.benchmarks.{file.name}")
+        for one in vars(module).values():
+            if isinstance(one, type) and issubclass(one, Benchmark) and "facts" in vars(one):
+                if found.setdefault(one.facts.name, one) is not one:
+                    raise InputError(f"{one.facts.name}: two benchmarks have this name")
+    return found
 
 
-def find_reader(name: str) -> type[Reader]:
-    """The reader of a benchmark; InputError for a name that none has."""
-    if name not in READERS:
-        raise InputError(f"dataset {name}: there is no such benchmark{did_you_mean(name, READERS)}")
-    return READERS[name]
-
-
-def build_reader(name: str, **settings: Any) -> Reader:
-    """The reader of a benchmark with these settings; phase1 gets its published parts.
-
-    Raises InputError naming an unknown benchmark or a wrong value.
-    """
-    reader = find_reader(name)
-    if reader is PhaseOne:
-        root = settings.get("root", Reader.root)
-        settings |= {
-            "parts": {"ct_rate": CtRate(root), "abdomenatlas": AbdomenAtlas(root)},
-            "holdout": {"rad3d": Rad3D(root), "deeptumorvqa": DeepTumorVQA(root)},
-        }
-    return reader(**settings)
+def find_benchmark(name: str, key: str = "dataset") -> type[Benchmark]:
+    """A benchmark by name. Raises InputError for an unknown one; `key` is where it was given."""
+    found = benchmarks()
+    if name not in found:
+        hint = did_you_mean(name, found)
+        raise InputError(f"{key} {name}: there is no such benchmark{hint}")
+    return found[name]

@@ -9,8 +9,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
-from photon.benchmarks.reader import BadRow, inside, need
-from photon.benchmarks.tables import TableError, read_table
+from photon.benchmarks.benchmark import BadRow, inside, need
+from photon.benchmarks.rows import TableError, read_table
 from photon.errors import InputError
 from photon.volume.types import ScanHeader
 

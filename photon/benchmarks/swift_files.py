@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from photon.benchmarks.reader import BadRow, Facts, Kind, Reader, Reading, inside
+from photon.benchmarks.benchmark import BadRow, Benchmark, Facts, Kind, Reading, inside
 from photon.questions.record import read_records
 from photon.volume.sources import names
 
@@ -14,7 +14,7 @@ _PLACE = re.compile(r"(.*?(?::\d+|\[\d+\])): (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class SwiftFiles(Reader):
+class SwiftFiles(Benchmark):
     """Files below the root, whose volume paths must stay there too (docs/questions.md).
 
     Args:

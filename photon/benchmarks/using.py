@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from photon.benchmarks.reader import AbsentFiles, BadRow, Finding, Kind, Reader, Reading
+from photon.benchmarks.benchmark import AbsentFiles, BadRow, Benchmark, Finding, Kind, Reading
 from photon.errors import InputError
 from photon.files import write_text
 from photon.questions.check_files import Part, Report, check_parts, check_volumes
@@ -19,7 +19,7 @@ from photon.volume.sources import Source, locate
 BAD_ROWS = "bad_rows.jsonl"
 
 
-def cases_of(reader: Reader, reading: Reading) -> list[Case]:
+def cases_of(reader: Benchmark, reading: Reading) -> list[Case]:
     """The scans of a reading, each once, with their declared headers.
 
     Records whose scan the metadata does not know are left out, each as a problem.
@@ -50,7 +50,7 @@ def cases_of(reader: Reader, reading: Reading) -> list[Case]:
 
 
 def read_all(
-    reader: Reader, splits: Sequence[str] | None = None
+    reader: Benchmark, splits: Sequence[str] | None = None
 ) -> list[tuple[str, Kind, Reading]]:
     """Every split and kind whose files are there; absence of a published split is a problem.
 
@@ -82,7 +82,7 @@ def read_all(
 
 
 def prepare_benchmark(
-    reader: Reader,
+    reader: Benchmark,
     store_root: str | Path,
     preparation: Preparation,
     splits: Sequence[str] | None = None,
@@ -115,7 +115,7 @@ def prepare_benchmark(
 
 
 def check_benchmark(
-    reader: Reader,
+    reader: Benchmark,
     splits: Sequence[str] | None = None,
     volumes: bool = True,
     workers: int | None = None,

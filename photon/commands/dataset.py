@@ -10,7 +10,7 @@ from photon.commands.flags import add_fields, given
 from photon.errors import InputError
 
 if TYPE_CHECKING:
-    from photon.benchmarks.reader import Reader
+    from photon.benchmarks.benchmark import Benchmark
 
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +31,12 @@ def add_reader_fields(parser: argparse.ArgumentParser, words: Sequence[str]) -> 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--dataset", nargs="?")
     if (name := first.parse_known_args(words)[0].dataset) is not None:
-        from photon.benchmarks.registry import find_reader
+        from photon.benchmarks.registry import find_benchmark
 
-        add_fields(parser, find_reader(name), "reader", but=("root",))
+        add_fields(parser, find_benchmark(name), "reader", but=("root",))
 
 
-def chosen_reader(args: argparse.Namespace, inputs: Sequence[str]) -> Reader | None:
+def chosen_reader(args: argparse.Namespace, inputs: Sequence[str]) -> Benchmark | None:
     """The reader of --dataset, or None where files are named. Raises InputError for both."""
     if args.dataset is None:
         if not inputs:
@@ -46,7 +46,7 @@ def chosen_reader(args: argparse.Namespace, inputs: Sequence[str]) -> Reader | N
         raise InputError(
             f"{inputs[0]}: --dataset {args.dataset} reads its own files; give one of them"
         )
-    from photon.benchmarks.registry import build_reader
+    from photon.benchmarks.registry import find_benchmark
 
     root = {} if args.root is None else {"root": args.root}
-    return build_reader(args.dataset, **root, **given(args, "reader"))
+    return find_benchmark(args.dataset)(**root, **given(args, "reader"))

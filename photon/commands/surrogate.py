@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from photon.errors import InputError
-    from photon.evaluation.report import collect_provenance, file_hash
+    from photon.evaluation.provenance import collect_provenance, file_hash
     from photon.files import write_json
     from photon.study.finite_difference import measure, table
     from photon.weights.checkpoints import load_export

@@ -25,7 +25,7 @@ from torch import nn
 from photon.batch.batch import VolumeBatch
 from photon.cost.flops import PASSES, forward_flops, prefill_flops
 from photon.cost.shape import Shape
-from photon.evaluation.report import collect_provenance
+from photon.evaluation.provenance import collect_provenance
 from photon.losses import answer_loss
 from photon.model.photon import PhotonModel, Stage
 from photon.pruning.base import Pruner

@@ -1,289 +1,73 @@
-"""Answers a set of questions under any number of conditions, each volume read once.
-
-Conditions with the same view (the volume itself, another patient's, none) share the encoder and the
-layers up to l; each has its own predictions file and continues where it stopped.
-"""
+"""A condition: what a model is shown, what it may keep, and the name of both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
+from photon.evaluation.views import OWN, VIEWS
+from photon.pruning.base import Keep
+from photon.pruning.named import pruners
 
-from photon.batch.batch import VolumeBatch
-from photon.batch.dataset import Collate
-from photon.evaluation.condition import Condition, parse_condition
-from photon.evaluation.controls import random_keep_mask
-from photon.evaluation.coverage import evidence_recall, token_coverage
-from photon.evaluation.predictions import PredictionWriter, prediction_row
-from photon.evaluation.shards import Shard, merge_parts, read_parts
-from photon.evaluation.views import ViewItems
-from photon.model.generate import Generation, Reading, answer, read
-from photon.model.photon import PhotonModel
-from photon.packing import Segments
-from photon.pruning.base import Keep, Pruner, blocks_of, selection_layer
-from photon.pruning.baselines.given import GivenPruner
-from photon.pruning.baselines.oracle import oracle_mask
-from photon.pruning.named import acts_before, find_pruner, pruners
-from photon.pruning.retention import budget_counts
-from photon.questions.record import Record
-from photon.volume.store import VolumeStore
-
-Progress = Callable[[str, int, int], None]
-Rows = list[dict[str, Any]]
+CONTROLS = ("no_pruning", "random_keep", *VIEWS[1:])
+PRUNERS = ("photon", "random", "uniform", "fastv", "oracle")  # of the usual curve, as photon@0.1
 
 
 @dataclass(frozen=True)
-class Evaluator:
-    """Runs conditions of one model over one set of questions.
+class Condition:
+    """One way to answer a set of questions.
 
     Args:
-        model: in evaluation mode, on the device to run on.
-        records: questions; root: folder that their paths are relative to.
-        store: of the model's preparation.
-        run_dir: predictions.jsonl and controls/NAME.jsonl go here.
-        fingerprint: of weights, data and settings; a file of another one is refused.
-        volumes_per_batch: volumes answered at once, with all of their questions.
-        keep: a budget in place of the learned threshold.
-        layer: where pruners at a budget cut a model that does not prune by itself, as a share of
-            its layers; None before the first.
-        seed: of the random masks and of the shuffled and noise volumes.
-        shard: part of the questions that this process answers.
-        progress: called with (view, volumes done, volumes in all).
+        name: `photon`, one of CONTROLS, or PRUNER@BUDGET.
+        view: of VIEWS.
+        pruner: a name of `every_pruner`, where `photon` is the model's own; None keeps every token.
+        keep: a budget (share or count); None asks the model's own threshold, or for `random` as
+            many tokens as `photon` kept.
     """
 
-    model: PhotonModel
-    records: Sequence[Record]
-    store: VolumeStore
-    run_dir: Path
-    root: Path = Path(".")
-    fingerprint: Any = None
-    volumes_per_batch: int = 4
-    max_new_tokens: int = 16
+    name: str
+    view: str
+    pruner: str | None
     keep: Keep = None
-    layer: float | None = 0.25
-    seed: int = 0
-    shard: Shard = Shard()
-    progress: Progress | None = None
-
-    def run(self, names: Sequence[str]) -> dict[str, Rows]:
-        """Rows of each condition, in the order of the records; `random_keep` needs `photon`.
-
-        Raises ValueError for an unknown name.
-        """
-        conditions = [parse_condition(name, self.keep) for name in dict.fromkeys(names)]
-        views: dict[str, list[Condition]] = {}
-        for condition in conditions:
-            views.setdefault(condition.view, []).append(condition)
-        rows: dict[str, Rows] = {}
-        for view, group in views.items():
-            rows |= self._run_view(view, group)
-        return {condition.name: rows[condition.name] for condition in conditions}
-
-    def path(self, condition: str) -> Path:
-        """Where a condition's predictions are."""
-        if condition == "photon":
-            return self.run_dir / "predictions.jsonl"
-        return self.run_dir / "controls" / f"{condition}.jsonl"
-
-    def merge(self, names: Sequence[str]) -> dict[str, Rows] | None:
-        """Rows of each condition out of all processes' files; None while any answer is missing."""
-        rows: dict[str, Rows] = {}
-        for name in names:
-            merged = merge_parts(self.path(name), self.records, self.fingerprint)
-            if merged is None:
-                return None
-            rows[name] = merged
-        return rows
-
-    def _writer(self, name: str) -> PredictionWriter:
-        whole = self.path(name)
-        path = self.shard.path(whole)
-        known = read_parts(whole, self.fingerprint, but=path)
-        return PredictionWriter(path, self.fingerprint, known)
-
-    def _run_view(self, view: str, group: Sequence[Condition]) -> dict[str, Rows]:
-        order = {record.id: i for i, record in enumerate(self.records)}
-        with ExitStack() as stack:
-            writers = {c.name: stack.enter_context(self._writer(c.name)) for c in group}
-            mine = self.shard.mine(self.records)
-            pending = [r for r in mine if not all(w.has(r.id) for w in writers.values())]
-            items = ViewItems(view, pending, self.records, self.store, self.root, self.seed)
-            dataset = items.dataset()
-            model = self.model
-            collate = Collate(model.builder, model.tokenizer, False, blind=view == "question_only")
-            for start in range(0, len(dataset), self.volumes_per_batch):
-                stop = min(start + self.volumes_per_batch, len(dataset))
-                batch = collate([items.show(dataset[i]) for i in range(start, stop)])
-                self._answer_batch(batch, group, writers)
-                if self.progress:
-                    self.progress(view, stop, len(dataset))
-            return {
-                name: sorted((r for r in w.rows if r["id"] in order), key=lambda r: order[r["id"]])
-                for name, w in writers.items()
-            }
-
-    def _answer_batch(
-        self,
-        batch: VolumeBatch,
-        group: Sequence[Condition],
-        writers: Mapping[str, PredictionWriter],
-    ) -> None:
-        """Read a batch once, and write what each condition has not answered yet."""
-        device = next(self.model.parameters()).device
-        evidence = Evidence(batch, self.model.builder.token)
-        batch, readings = batch.to(device), {}
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            for cut, condition in self._by_cut(group):
-                writer = writers[condition.name]
-                if all(writer.has(record.id) for record in batch.records):
-                    continue
-                if cut not in readings:
-                    readings[cut] = read(self.model, batch, cut, self._blocks(group))
-                reading = readings[cut]
-                pruner = self._pruner(condition, reading, evidence, writers)
-                generation = answer(
-                    self.model,
-                    reading,
-                    self.model.end_id,
-                    self.max_new_tokens,
-                    "off" if pruner is None else "hard",
-                    None if isinstance(pruner, GivenPruner) else condition.keep,
-                    pruner,
-                    torch.Generator().manual_seed(self.seed),
-                )
-                for row in self._rows(condition, evidence, generation):
-                    if not writer.has(row["id"]):
-                        writer.write(row)
-
-    def _by_cut(self, group: Sequence[Condition]) -> list[tuple[int | None, Condition]]:
-        """Layers that each condition shares with the others of its cut; None: nothing is dropped.
-
-        Conditions that drop nothing share the deepest reading of the others.
-        """
-        found = {c.name: self._cut(c) for c in group}
-        deepest = max((cut for cut in found.values() if cut is not None), default=None)
-        cuts = {name: deepest if cut is None else cut for name, cut in found.items()}
-        return [(cuts[c.name], c) for c in group]
-
-    def _cut(self, condition: Condition) -> int | None:
-        """Layers below a condition's selection; None where it drops nothing."""
-        own, layer = self.model.pruner, self.layer
-        if condition.pruner is None or own is None and condition.keep is None:
-            return None
-        if acts_before(condition.pruner):
-            return 0
-        imitates = condition.pruner in ("photon", "random", "oracle")
-        if own is not None and (imitates or own.layer is not None):
-            layer = own.layer
-        return selection_layer(self.model.n_layers, layer)
-
-    def _blocks(self, group: Sequence[Condition]) -> tuple[float, ...]:
-        """Encoder blocks whose attention the pruners of the conditions read."""
-        return blocks_of(self.model.pruner, *(pruners().get(c.pruner) for c in group))
-
-    def _pruner(
-        self,
-        condition: Condition,
-        reading: Reading,
-        evidence: Evidence,
-        writers: Mapping[str, PredictionWriter],
-    ) -> Pruner | None:
-        """The condition's pruner; None keeps every token, as does a model without a pruner."""
-        own, layer = self.model.pruner, self.layer
-        tail = "question" if own is None else own.tail
-        if own is None and condition.keep is None or condition.pruner is None:
-            return None
-        if condition.pruner in ("random", "oracle"):
-            counts = self._counts(condition, evidence, writers)
-            masks = [self._mask(condition, evidence, i, n) for i, n in counts]
-            return GivenPruner(masks=masks, tail=tail)
-        if condition.pruner == "photon" and own is not None:
-            return own
-        if acts_before(condition.pruner):
-            return find_pruner(condition.pruner)().to(reading.device).eval()
-        made = find_pruner(condition.pruner)(layer).to(reading.device).eval()
-        made.tail = tail
-        return made
-
-    def _counts(
-        self, condition: Condition, evidence: Evidence, writers: Mapping[str, PredictionWriter]
-    ) -> list[tuple[int, int]]:
-        """(question, tokens it may keep) of a batch."""
-        if condition.keep is not None:
-            return list(enumerate(budget_counts(condition.keep, evidence.pairs).tolist()))
-        if "photon" not in writers:
-            raise ValueError(f"{condition.name} keeps as many tokens as photon did: run it as well")
-        kept = {row["id"]: row["kept_tokens"] for row in writers["photon"].rows}
-        return [(i, kept[record.id]) for i, record in enumerate(evidence.batch.records)]
-
-    def _mask(self, condition: Condition, evidence: Evidence, i: int, count: int) -> np.ndarray:
-        total = evidence.pairs.lengths[i]
-        if condition.pruner == "random":
-            return random_keep_mask(evidence.batch.records[i].id, count, total, self.seed)
-        share = evidence.pair_shares[i]
-        return oracle_mask(np.zeros(total) if share is None else share, count)
-
-    def _rows(self, condition: Condition, evidence: Evidence, generation: Generation) -> Rows:
-        selection = generation.selection
-        theta = None if selection is None else selection.theta
-        rows = []
-        for i, record in enumerate(evidence.batch.records):
-            text = self.model.tokenizer.decode(generation.tokens[i], skip_special_tokens=True)
-            keep, share = generation.keep_masks[i].numpy(), evidence.shares[i]
-            rows.append(
-                prediction_row(
-                    record,
-                    text.strip(),
-                    condition.name,
-                    kept_tokens=generation.kept_tokens[i],
-                    visual_tokens=generation.visual_tokens[i],
-                    coverage=None if share is None else evidence_recall(share, keep),
-                    theta=None if theta is None else round(float(theta[i]), 6),
-                    stratum=record.extra.get("stratum"),
-                    kind=record.extra.get("kind"),
-                    organ_tokens=None if share is None else int(np.count_nonzero(share)),
-                    kept_mask=None if selection is None else np.packbits(keep).tobytes().hex(),
-                )
-            )
-        return rows
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """A batch with what its label maps say about its questions."""
+def every_pruner() -> list[str]:
+    """All that can answer at a budget, those of the usual curve first."""
+    return list(dict.fromkeys((*PRUNERS, *pruners())))
 
-    batch: VolumeBatch
-    token: tuple[int, int, int]  # voxels behind a visual token
 
-    @cached_property
-    def pairs(self) -> Segments:
-        """Q segments: the visual tokens of each question."""
-        lengths = self.batch.visual_lengths
-        return Segments([lengths[v] for v in self.batch.volume_of])
+def parse_condition(name: str, keep: Keep = None) -> Condition:
+    """The condition of a name; `keep`: budget of the model's own pruner where the name has none.
 
-    @cached_property
-    def pair_shares(self) -> list[np.ndarray | None]:
-        """`shares` of the question's pairs alone: of the tokens that are computed."""
-        present = (self.batch.present[v].numpy() for v in self.batch.volume_of)
-        pairs = zip(self.shares, present, strict=True)
-        return [None if share is None else share[mask] for share, mask in pairs]
+    Raises ValueError for an unknown name or a budget out of range.
+    """
+    if name == "photon":
+        return Condition(name, OWN, "photon", keep)
+    if name == "no_pruning":
+        return Condition(name, OWN, None)
+    if name == "random_keep":
+        return Condition(name, OWN, "random")
+    if name == "question_only":
+        return Condition(name, name, None)
+    if name in VIEWS:
+        return Condition(name, name, "photon", keep)
+    pruner, at, budget = name.partition("@")
+    if not at or pruner not in every_pruner():
+        legal = ", ".join(("photon", *CONTROLS, *(f"{p}@BUDGET" for p in every_pruner())))
+        raise ValueError(f"there is no condition {name!r}; legal names are {legal}")
+    return Condition(name, OWN, pruner, parse_budget(budget))
 
-    @cached_property
-    def shares(self) -> list[np.ndarray | None]:
-        """(Q) share of each token of the grids that the evidence covers; None without any."""
-        known: dict[tuple, np.ndarray] = {}
-        out: list[np.ndarray | None] = []
-        for v, record in zip(self.batch.volume_of, self.batch.records, strict=True):
-            maps, key = self.batch.labels[v], (v, record.evidence)
-            if maps is not None and record.evidence and key not in known:
-                parts = [token_coverage(m, record.evidence, self.token).ravel() for m in maps]
-                known[key] = np.concatenate(parts)
-            out.append(known.get(key))
-        return out
+
+def parse_budget(text: str) -> float | int:
+    """A budget as written in a condition's name: with a point a share, without one a count."""
+    try:
+        value = float(text) if "." in text or "e" in text else int(text)
+    except ValueError:
+        value = 0
+    if not (0 < value <= 1 if isinstance(value, float) else value >= 1):
+        raise ValueError(f"budget {text!r}: legal are shares in (0, 1], as 0.1, and whole numbers")
+    return value
+
+
+def budget_conditions(budgets: tuple | list, pruners: tuple | list) -> list[str]:
+    """Names of every pruner at every budget."""
+    return [f"{pruner}@{budget}" for budget in budgets for pruner in pruners]

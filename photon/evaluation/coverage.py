@@ -34,28 +34,14 @@ def token_coverage(
     return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
 
 
-def evidence_recall(
-    share: np.ndarray, keep: np.ndarray, threshold: float = 0.0, by_volume: bool = False
-) -> float | None:
-    """Part of an organ that is kept (Table 12), in [0, 1]; None if the organ covers no token.
+def evidence_recall(share: np.ndarray, keep: np.ndarray) -> float | None:
+    """Part of an organ's tokens that is kept (Table 12), in [0, 1]; None if it covers no token.
 
     share [d, h, w]: from `token_coverage`; keep: bool, same size (flat in d, h, w order will do). A
-    token belongs to the organ if more than `threshold` of it is covered. `by_volume` weighs tokens
-    by the organ's share in them, which needs no threshold. A random choice of tokens keeps, on
-    average, the keep ratio: compare with that.
+    random choice of tokens keeps, on average, the keep ratio: compare with that.
     """
     keep = np.asarray(keep, dtype=bool)
     if keep.size != share.size:
         raise ValueError(f"keep has {keep.size} tokens but share has {share.size}")
-    positive = share > threshold
-    weight = (share * positive if by_volume else positive).astype(np.float64)
-    total = weight.sum()
-    return float((weight * keep.reshape(share.shape)).sum() / total) if total > 0 else None
-
-
-def voxel_mask(keep: np.ndarray, token: tuple[int, int, int] = TOKEN) -> np.ndarray:
-    """Token mask or scores [d, h, w] repeated to voxels [D, H, W]."""
-    out = np.asarray(keep)
-    for axis, size in enumerate(token):
-        out = out.repeat(size, axis=axis)
-    return out
+    organ = share > 0
+    return float(keep.reshape(share.shape)[organ].mean()) if organ.any() else None

@@ -5,9 +5,8 @@ dropped; it is wrong for a choice, an exact match or a number, and adds nothing 
 ROUGE-1.
 
 Number parsing: the first number in the text, with sign, decimal point and exponent ("about -3.5e1
-HU" is -35). Units are not converted: the number is read in the unit of the question. A thousands
-separator ends a number ("1,234" is 1), as in the scripts of the paper and of VSI-Bench, unless
-`thousands=True`.
+HU" is -35; "1,234.5" is 1234.5). Units are not converted: the number is read in the unit of the
+question.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ MRA_CONVENTIONS: tuple[str, ...] = ("strict", "vsi", "continuous")
 STRICT_THRESHOLDS = np.array([0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95])
 VSI_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
-_NUMBER = r"(?:(?<!\w)[-+])?(?:{integer}(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
-_PLAIN_NUMBER = re.compile(_NUMBER.format(integer=r"\d+"))
-_GROUPED_NUMBER = re.compile(_NUMBER.format(integer=r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"))
+_NUMBER = re.compile(
+    r"(?:(?<!\w)[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
+)
 
 
 def _unify(text: str | None) -> str:
@@ -61,10 +60,9 @@ def exact_match(prediction: str | None, answer: str) -> bool:
     return text != "" and text == normalize_text(answer)
 
 
-def parse_number(text: str | None, thousands: bool = False) -> float | None:
-    """First number in the text, or None; `thousands` reads "1,234.5" as 1234.5 (default: 1)."""
-    text = _unify(text)
-    match = (_GROUPED_NUMBER if thousands else _PLAIN_NUMBER).search(text)
+def parse_number(text: str | None) -> float | None:
+    """First number in the text, or None."""
+    match = _NUMBER.search(_unify(text))
     return float(match.group().replace(",", "")) if match else None
 
 

@@ -7,14 +7,12 @@ random are dissimilar too, and two questions on the *same* organ may differ as m
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-
-from photon.evaluation.coverage import evidence_recall
 
 
 def jaccard_dissimilarity(first: np.ndarray, second: np.ndarray) -> float:
@@ -73,45 +71,6 @@ def organ_dissimilarity(masks: Iterable[Mask]) -> dict[tuple[str, str], Dissimil
         count = sum(len(v) for v in found[pair].values())
         out[pair] = Dissimilarity(*means.mean(axis=0).tolist(), count, len(means))
     return out
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Table 12. `whole`: over all organ tokens of all volumes; `per_volume`: mean of each volume's
-    share; `random`: mean keep ratio, what random tokens would cover."""
-
-    whole: float
-    per_volume: float
-    random: float
-    questions: int
-    volumes: int
-
-
-def organ_coverage(
-    shares: Sequence[np.ndarray],
-    keeps: Sequence[np.ndarray],
-    volumes: Sequence[str],
-    threshold: float = 0.0,
-) -> Coverage | None:
-    """Share of an organ's tokens that questions about it keep; None if it appears nowhere.
-
-    shares, keeps: per question [d, h, w] coverage of the organ and kept tokens; threshold as in
-    `evidence_recall`.
-    """
-    kept = total = 0
-    ratios, recalls = [], defaultdict(list)
-    for share, keep, volume in zip(shares, keeps, volumes, strict=True):
-        recall = evidence_recall(share, keep, threshold)
-        if recall is None:
-            continue
-        size = np.count_nonzero(share > threshold)
-        kept, total = kept + recall * size, total + size
-        ratios.append(float(np.mean(keep)))
-        recalls[volume].append(recall)
-    if not total:
-        return None
-    per_volume = float(np.mean([np.mean(r) for r in recalls.values()]))
-    return Coverage(kept / total, per_volume, float(np.mean(ratios)), len(ratios), len(recalls))
 
 
 def tokens_by_task(

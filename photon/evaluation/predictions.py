@@ -17,7 +17,6 @@ from typing import Any
 from photon.errors import InputError
 from photon.files import write_text
 
-CONDITIONS = ("photon", "no_pruning", "random_keep", "question_only", "shuffled_volume")
 RECORD_KEYS = (
     "id volume patient task subtask question_type question answer choices answer_letter "
     "value unit organ"

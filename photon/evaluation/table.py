@@ -10,9 +10,9 @@ TITLES = {
     "no_pruning": "no pruning",
     "random_keep": "random keep",
     "shuffled_volume": "shuffled volume",
-    "blank_volume": "blank volume",
-    "noise_volume": "noise volume",
-    "question_only": "question only",
+    "blank_volume": "blank volume (ood)",
+    "noise_volume": "noise volume (ood)",
+    "question_only": "question only (ood)",
     "constant": "constant",
     "file": "file",
 }
@@ -122,9 +122,12 @@ def _notes(metrics: Mapping[str, Any], conditions: Sequence[str], own: str) -> l
         which = {"train": "training answers", "test": "test answers themselves (upper bound)"}
         bound = percent(entry["upper_bound"]["accuracy"])
         notes.append(
-            f"Constant: per subtask the most frequent of the {which[entry['source']]}; "
-            f"with the test set's own majority {bound}."
+            f"Constant: per subtask and metric the best of the {which[entry['source']]}; "
+            f"with the best of the test answers {bound}."
         )
+    notes.append("Intervals: 95 %, whole patients drawn with replacement.")
+    if any("(ood)" in TITLES.get(condition, "") for condition in conditions):
+        notes.append("ood: an input unlike any of training; it says less about what a model sees.")
     notes.append(f"Commit {metrics['provenance'].get('commit') or 'unknown'}.")
     return notes
 

@@ -8,6 +8,8 @@ bert-score's own values where both compute.
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -101,6 +103,7 @@ def _f1(prediction: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> 
     return float(2 * precision * recall) / total if total else 0.0
 
 
+@functools.lru_cache(maxsize=1 << 16)  # constants and many conditions give the same answers
 def bleu1_counts(prediction: str, reference: str) -> tuple[int, int, int]:
     """(matching words, words of the prediction, words of the reference): corpus BLEU-1's sums.
 
@@ -117,3 +120,51 @@ def bleu1_of(sums: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         brevity = np.exp(np.minimum(0.0, 1.0 - reference / own))
         return np.where(own > 0, matched / own * brevity, 0.0)
+
+
+def constant_scores(tried: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
+    """{"bleu1": [C], "rouge1": [C]} of giving each of `tried` [C] to all references.
+
+    Equal to `bleu1_of` the summed `bleu1_counts` and to the mean ROUGE-1, without scoring every
+    pair by itself.
+    """
+    times = Counter(text.strip() for text in references)
+    weights = np.array(list(times.values()), dtype=np.float64)
+    out = {}
+    for metric, words in (("bleu1", _bleu_words), ("rouge1", _rouge_words)):
+        known = [Counter(words(text)) for text in times]
+        lengths = np.array([sum(counts.values()) for counts in known], dtype=np.float64)
+        counts_of: dict[str, np.ndarray] = {}
+        for i, counts in enumerate(known):
+            for word, count in counts.items():
+                counts_of.setdefault(word, np.zeros(len(known)))[i] = count
+        none = np.zeros(len(known))
+        scores = np.zeros(len(tried))
+        for c, text in enumerate(tried):
+            own = Counter(words(text.strip()))
+            size = sum(own.values())
+            matched = sum((np.minimum(counts_of.get(w, none), n) for w, n in own.items()), none)
+            if metric == "bleu1":
+                sums = np.array([matched @ weights, size * weights.sum(), lengths @ weights])
+                scores[c] = bleu1_of(sums)
+            else:
+                f1 = 2 * matched / np.maximum(size + lengths, 1)
+                scores[c] = f1 @ weights / weights.sum()
+        out[metric] = scores
+    return out
+
+
+@functools.cache
+def _tokenizers():
+    from rouge_score.tokenizers import DefaultTokenizer
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    return Tokenizer13a(), DefaultTokenizer(use_stemmer=False)
+
+
+def _bleu_words(text: str) -> list[str]:
+    return _tokenizers()[0](text).split()
+
+
+def _rouge_words(text: str) -> list[str]:
+    return _tokenizers()[1].tokenize(text)

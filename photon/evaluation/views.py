@@ -6,15 +6,17 @@ A view is a part of the test on which conditions can share one reading of the vo
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from photon.batch.builder import Visual
 from photon.batch.dataset import Item, VolumeQuestions
-from photon.evaluation.controls import shuffled_volumes
+from photon.errors import InputError
 from photon.questions.record import Record
 from photon.volume.sources import Source
 from photon.volume.store import VolumeStore
@@ -80,3 +82,47 @@ def noise(name: Source, like: Visual, seed: int = 0) -> Visual:
         pixels = torch.randint(256, like.pixels.shape, generator=generator, dtype=torch.uint8)
         return replace(like, pixels=pixels)
     return torch.rand(like.shape, generator=generator, dtype=like.dtype)
+
+
+def shuffled_volumes(records: Sequence[Record], seed: int = 0) -> dict[Source, Source]:
+    """For each volume a volume of another patient: {volume: other volume}, seeded.
+
+    All questions of a volume move together, so that the prefix is still shared. It is a permutation
+    (each volume is used once), unless one patient has more than half of all volumes: then volumes
+    of the others are used several times, with a warning. InputError if there is one patient only.
+    Does not depend on the order of the records. A record without a patient counts its volume as
+    one.
+    """
+    patient_of: dict[Source, str] = {}
+    for record in records:
+        named = record.patient is not None
+        owner = f"patient {record.patient}" if named else f"volume {record.volume}"
+        for volume in record.volumes:
+            if patient_of.setdefault(volume, owner) != owner:
+                raise InputError(
+                    f"volume {volume} belongs to two patients ({patient_of[volume]} and "
+                    f"{owner}). Correct the records."
+                )
+    groups: dict[str, list[Source]] = {}
+    for volume in sorted(patient_of, key=str):  # a path, or those of frames
+        groups.setdefault(patient_of[volume], []).append(volume)
+    if len(groups) < 2:
+        raise InputError(
+            "shuffled_volume needs volumes of two patients or more, and the data set has "
+            f"{len(groups)}. Leave this control out (controls), or add a patient."
+        )
+    rng = np.random.default_rng(seed)
+    order = [groups[owner] for owner in rng.permutation(sorted(groups)).tolist()]
+    order.sort(key=len)  # so that two scans of a patient mostly become two scans of another
+    line = [volume for group in order for volume in group]
+    largest = max(len(group) for group in order)
+    if 2 * largest <= len(line):  # moving on by the largest group leaves every patient's own block
+        return dict(zip(line, line[largest:] + line[:largest], strict=True))
+    warnings.warn(
+        f"one patient has {largest} of {len(line)} volumes: shuffled volumes repeat", stacklevel=2
+    )
+    out = {}
+    for volume in line:
+        others = [v for v in line if patient_of[v] != patient_of[volume]]
+        out[volume] = others[int(rng.integers(len(others)))]
+    return out

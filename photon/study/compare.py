@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from photon.errors import InputError
-from photon.evaluation.bootstrap import bootstrap_mean, paired_difference
-from photon.evaluation.condition import every_pruner, parse_condition
-from photon.evaluation.report import coverage_summary, retention_summary
+from photon.evaluation.conditions import every_pruner, parse_condition
+from photon.evaluation.intervals import Measure, mean_of
+from photon.evaluation.summary import coverage_summary, retention_summary
 from photon.evaluation.table import TITLES, aligned, interval_text, percent
 from photon.study.runs import Run, Study
 
@@ -31,11 +31,15 @@ class Section:
     data: Any = field(default_factory=dict)
 
 
+def _measure(study: Study, variant: str, condition: str) -> Measure:
+    values = study.values(variant, condition)
+    rows = [{"id": question, "patient": study.patient_of[question]} for question in values]
+    return mean_of(rows, list(values.values()))
+
+
 def accuracy(study: Study, variant: str, condition: str, resamples: int) -> dict[str, Any]:
     """Mean over seeds with its interval, and each seed's own mean."""
-    values = study.values(variant, condition)
-    clusters = [study.patient_of[q] for q in values]
-    interval = bootstrap_mean(list(values.values()), resamples=resamples, clusters=clusters)
+    interval = _measure(study, variant, condition).interval(resamples)
     seeds = study.per_seed(variant, condition)
     return {"interval": interval.as_dict() if interval else None, "seeds": seeds}
 
@@ -44,14 +48,7 @@ def difference(
     study: Study, one: tuple[str, str], other: tuple[str, str], resamples: int
 ) -> dict[str, float] | None:
     """Interval of (variant, condition) `one` minus `other`, paired by question."""
-    first, second = study.values(*one), study.values(*other)
-    shared = [q for q in first if q in second]
-    interval = paired_difference(
-        [first[q] for q in shared],
-        [second[q] for q in shared],
-        resamples=resamples,
-        clusters=[study.patient_of[q] for q in shared],
-    )
+    interval = _measure(study, *one).minus(_measure(study, *other), resamples)
     return interval.as_dict() if interval else None
 
 

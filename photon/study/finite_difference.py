@@ -21,7 +21,7 @@ from torch import Tensor
 
 from photon.batch.batch import VolumeBatch
 from photon.batch.dataset import Collate, VolumeQuestions
-from photon.evaluation.conditions import Evidence
+from photon.evaluation.evaluator import Evidence
 from photon.evaluation.table import aligned
 from photon.model.decoder import Trunk
 from photon.model.photon import Answers, PhotonModel

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from photon.evaluation.overlap import Mask, organ_dissimilarity, tokens_by_task
-from photon.evaluation.protocols import Row, score_rows
+from photon.evaluation.scores import Row, score_rows
 from photon.evaluation.table import TITLES, aligned, percent
 from photon.study.compare import Section, main_conditions
 from photon.study.runs import Study

@@ -18,8 +18,8 @@ import yaml
 
 from photon.errors import InputError
 from photon.evaluation.predictions import read_predictions
-from photon.evaluation.protocols import Row, score_rows
-from photon.evaluation.report import question_values
+from photon.evaluation.scores import Row
+from photon.evaluation.summary import question_values
 
 # Where a run reports and how it is started; see tasks.rundir.NEUTRAL_KEYS for the training side.
 NOT_A_VARIANT = ("seed", "experiment", "name", "logger", "trainer.enable_progress_bar")
@@ -50,9 +50,7 @@ class Run:
     @cached_property
     def values(self) -> dict[str, dict[str, float]]:
         """{condition: {question: right or wrong, or MRA}}."""
-        return {
-            name: question_values(rows, score_rows(rows)) for name, rows in self.conditions.items()
-        }
+        return {name: question_values(rows) for name, rows in self.conditions.items()}
 
 
 @dataclass(frozen=True)

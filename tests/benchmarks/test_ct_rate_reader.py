@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from photon.benchmarks.abdomenatlas import AbdomenAtlas
+from photon.benchmarks.benchmark import BadRow
 from photon.benchmarks.ct_rate import FINDINGS, CtRate
 from photon.benchmarks.deeptumorvqa import DeepTumorVQA
 from photon.benchmarks.phase1 import PhaseOne
 from photon.benchmarks.rad3d import Rad3D
-from photon.benchmarks.reader import BadRow
 from photon.benchmarks.using import cases_of, read_all
 from photon.errors import InputError
 from photon.questions.fill_store import Case, is_prepared, prepare_cases

@@ -2,12 +2,11 @@
 
 import pytest
 
-from photon.benchmarks.deeptumorvqa_protocol import first_number
-from photon.benchmarks.deeptumorvqa_v2 import first_letter, yes_or_no
-from photon.benchmarks.protocols import find_benchmark
+from photon.benchmarks.deeptumorvqa import DeepTumorVQA, first_number
+from photon.benchmarks.deeptumorvqa_v2 import DeepTumorVQA2, first_letter, yes_or_no
 from tests.benchmarks.rows import choice, free
 
-V1, V2 = find_benchmark("deeptumorvqa"), find_benchmark("deeptumorvqa_v2")
+V1, V2 = DeepTumorVQA(), DeepTumorVQA2()
 
 
 def number(id, prediction, answer, subtask="organ volume measurement", task="measurement"):

@@ -2,11 +2,11 @@
 
 import pytest
 
-from photon.benchmarks import slake_protocol as slake
-from photon.benchmarks.medframeqa_protocol import judge as judge_frames
-from photon.benchmarks.medframeqa_protocol import modality_of, official_letter
-from photon.benchmarks.nextqa_protocol import judge as judge_video
-from photon.benchmarks.protocols import find_benchmark
+from photon.benchmarks import slake
+from photon.benchmarks.medframeqa import MedFrameQA, modality_of, official_letter
+from photon.benchmarks.medframeqa import judge as judge_frames
+from photon.benchmarks.nextqa import NextQA
+from photon.benchmarks.nextqa import judge as judge_video
 from tests.benchmarks.rows import choice, free
 
 YES, NO = "\u662f", "\u4e0d\u662f"
@@ -48,7 +48,7 @@ def test_slake_reports_forms_and_languages_apart():
         free(1, "liver", "lung", "open", q_lang="en"),
         free(2, LUNG, LUNG, "open", q_lang="zh"),
     ]
-    measures = find_benchmark("slake").score(rows, "official").measures
+    measures = slake.Slake().score(rows, "official").measures
     assert measures["SLAKE", "Acc."].value() == pytest.approx(2 / 3)
     assert measures["SLAKE open", "Acc."].value() == 0.5
     assert measures["SLAKE closed", "Acc."].value() == 1.0
@@ -104,7 +104,7 @@ def test_a_sixth_option_is_an_option(text, official, strict):
 
 def test_an_empty_answer_is_left_out_as_published_and_wrong_when_strict():
     rows = [choice(0, "Answer: A", "A", FIVE, subtask="CT"), choice(1, "", "A", FIVE, subtask="CT")]
-    benchmark = find_benchmark("medframeqa")
+    benchmark = MedFrameQA()
     official, strict = (benchmark.score(rows, name) for name in ("official", "strict"))
     assert official.measures["MedFrameQA", "Overall"].value() == 1.0
     assert "1 of 2" in official.notes[0]
@@ -119,7 +119,7 @@ def test_accuracy_by_modality():
              ("A", "ultrasound")]
         )
     ]  # fmt: skip
-    measures = find_benchmark("medframeqa").score(rows, "official").measures
+    measures = MedFrameQA().score(rows, "official").measures
     values = {name: measures["MedFrameQA", name].value()
               for name in ("CT", "MRI", "X-ray", "Other", "Ultrasound", "Overall")}  # fmt: skip
     assert values == {
@@ -162,7 +162,7 @@ def test_previous_counts_as_next_in_the_official_protocol_only():
         choice(2, "A", "A", FIVE, "temporal", "TC"),
         choice(3, "A", "A", FIVE, "causal", "CW"),
     ]
-    benchmark = find_benchmark("nextqa")
+    benchmark = NextQA()
     official, paper = (benchmark.score(rows, p).measures for p in ("official", "paper"))
     assert official["NExT-QA", "Temp.-Next"].value() == 0.5
     assert ("NExT-QA", "Temp.-Present") not in official

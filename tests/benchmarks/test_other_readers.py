@@ -8,10 +8,11 @@ import pytest
 
 from photon.benchmarks.abdomenatlas import AbdomenAtlas
 from photon.benchmarks.deeptumorvqa import SUBTYPES, DeepTumorVQA, split_options
+from photon.benchmarks.deeptumorvqa_v2 import DeepTumorVQA2
 from photon.benchmarks.m3d import M3DCap, M3DVqa
 from photon.benchmarks.medframeqa import MedFrameQA
 from photon.benchmarks.nextqa import NextQA
-from photon.benchmarks.registry import READERS, build_reader
+from photon.benchmarks.registry import benchmarks, find_benchmark
 from photon.benchmarks.slake import Slake
 from photon.benchmarks.swift_files import SwiftFiles
 from photon.errors import InputError
@@ -38,13 +39,12 @@ def by_id(records: list[Record]) -> dict[str, Record]:
 
 
 def test_subtypes_of_both_versions() -> None:
-    first = [name for name, _, _, in_v1 in SUBTYPES.values() if in_v1]
+    first = [subtype for subtype in SUBTYPES.values() if subtype.since == 1]
     assert (len(first), len(SUBTYPES)) == (29, 42)
-    per_task = Counter(task for _, task, _, in_v1 in SUBTYPES.values() if in_v1)
-    assert per_task == {
+    assert Counter(subtype.task for subtype in first) == {
         "measurement": 3, "recognition": 6, "visual_reasoning": 14, "medical_reasoning": 6,
     }  # fmt: skip
-    assert sum(numeric for _, _, numeric, in_v1 in SUBTYPES.values() if in_v1) == 9
+    assert sum(subtype.answer == "number" for subtype in first) == 9
 
 
 def test_deeptumor_v1(tmp_path) -> None:
@@ -64,14 +64,54 @@ def test_deeptumor_v1(tmp_path) -> None:
 
 
 def test_deeptumor_official_prompts(tmp_path) -> None:
+    """v2's prompt.py: modality, patient, spacing of numeric questions, question, closing."""
     deeptumor(tmp_path, {"train": [1], "test": [3]})
+    modality = "You are given the full 3D abdominal CT volume (NIfTI, native voxel spacing)."
     test = DeepTumorVQA(str(tmp_path), prompt="official").read("test").records
-    assert test[0].question.endswith(
-        "C: right kidney\nAnswer with ONLY the single letter (A, B, C, or D)."
-    )
+    assert test[0].system.startswith("You are a radiology AI assistant.")
+    assert test[0].question.split("\n") == [
+        modality,
+        "Patient: sex=F, age=61.",
+        "Which kidney is larger? A: left kidney B: the same C: right kidney",
+        "Answer with ONLY the single letter (A, B, C, or D).",
+    ]
     free = DeepTumorVQA(str(tmp_path), prompt="official", form="free").read("test").records
-    assert free[1].question.endswith("Answer with a single number (no units, no extra words).")
-    assert "spacing: [0.82 0.82 2.5 ]" in free[1].question and "\n" not in free[0].question
+    assert free[0].question.endswith("larger?\nAnswer with the most appropriate short phrase.")
+    assert free[1].question.split("\n")[2:] == [
+        "Voxel spacing (mm): [0.82 0.82 2.5 ].  Volume shape: (512, 512, 339).",
+        "What is the volume of the liver?",
+        "Answer with a single number (no units, no extra words).",
+    ]
+
+
+@pytest.mark.parametrize("subtype", [subtype.name for subtype in SUBTYPES.values()])
+def test_the_official_prompt_does_not_depend_on_the_answer(tmp_path, subtype) -> None:
+    questions = []
+    for answer in ("yes", "12", "left kidney 3"):
+        row = deeptumor_row(5, "BDMAP_00000009", question_subtype=subtype, answer=answer)
+        write_json(tmp_path / "DeepTumorVQA" / "benchmark" / "test_qa.json", {"questions": [row]})
+        reader = DeepTumorVQA2(str(tmp_path), prompt="official", form="free")
+        questions += [record.question for record in reader.read("test").records]
+    assert len(questions) >= 2 and len(set(questions)) == 1
+
+
+def test_version_1_does_not_swallow_the_training_file_of_version_2(tmp_path) -> None:
+    deeptumor(tmp_path, {"train": [1, 2], "test": [3]})
+    row = deeptumor_row(5, "BDMAP_00000009")
+    path = tmp_path / "DeepTumorVQA" / "train" / "train_qa.csv"
+    write_csv(path, list(row), [list(row.values())])
+    first = DeepTumorVQA(str(tmp_path)).read("train")
+    assert len(first.records) == 4 and path not in first.files
+    (second,) = DeepTumorVQA2(str(tmp_path)).read("train").records
+    assert second.patient == "BDMAP_00000009"
+    assert DeepTumorVQA2(str(tmp_path)).expected("test") == 10_000
+
+
+def test_thousands_in_a_true_number(tmp_path) -> None:
+    row = {**deeptumor_number(5, "BDMAP_00000009"), "answer": "1,234.5 cm^3"}
+    write_json(tmp_path / "DeepTumorVQA" / "validation.json", {"questions": [row]})
+    (record,) = DeepTumorVQA(str(tmp_path), form="free").read("test").records
+    assert record.value == 1234.5
 
 
 def test_deeptumor_v2_files_and_spellings(tmp_path) -> None:
@@ -82,11 +122,11 @@ def test_deeptumor_v2_files_and_spellings(tmp_path) -> None:
     (folder / "benchmark" / "test_qa.jsonl").write_text(json.dumps(v2) + "\n")
     renamed = {"Image ID" if key == "image_id" else key.replace("_", " "): v2[key] for key in v2}
     write_csv(folder / "train" / "train_qa.csv", list(renamed), [list(renamed.values())])
-    reader = DeepTumorVQA(str(tmp_path), version="v2")
+    reader = DeepTumorVQA2(str(tmp_path))
     (test,), (train,) = reader.read("test").records, reader.read("train").records
     assert test.subtask == train.subtask == "kidney volume comparison"
     assert test.answer_letter == train.answer_letter == "A" and test.id == "test/5"
-    with pytest.raises(InputError, match="no file of deeptumorvqa val"):
+    with pytest.raises(InputError, match="no file of deeptumorvqa_v2 val"):
         reader.read("val")
 
 
@@ -313,9 +353,9 @@ def test_swift_files_are_confined_to_their_root(tmp_path) -> None:
         reader.read("test")
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", benchmarks())
 def test_every_reader_states_its_facts(name) -> None:
-    reader = build_reader(name)
+    reader = find_benchmark(name)()
     facts = reader.facts
     assert facts.name == name and all((facts.title, facts.licence, facts.source, facts.layout))
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
@@ -336,4 +376,4 @@ def test_the_published_sample_files(shared_data) -> None:
         assert set(Counter(r.subtask for r in nextqa.records).values()) == {6}
     schema = (shared_data / "qa" / "DeepTumorVQA" / "v2_subtype_schema.csv").read_text()
     published = {line.split(",")[0] for line in schema.splitlines()[1:]}
-    assert published == {name for name, _, _, _ in SUBTYPES.values()}
+    assert published == {subtype.name for subtype in SUBTYPES.values()}

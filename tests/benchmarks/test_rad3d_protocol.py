@@ -7,14 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from photon.benchmarks.protocols import find_benchmark
-from photon.benchmarks.rad3d import FOLDERS, Rad3D
-from photon.benchmarks.rad3d_protocol import judge, task_of
-from photon.benchmarks.report import constants, score_benchmark
+from photon.benchmarks.rad3d import FOLDERS, Rad3D, judge, task_of
+from photon.benchmarks.scoring import blind_controls, score_benchmark
 from tests.benchmarks.rows import choice, free
 
 YES_NO = ("Yes", "No")
-RAD3D = find_benchmark("rad3d")
+RAD3D = Rad3D()
 
 
 def closed(prediction, answer="B. No", subtask="Atelectasis", task="existence_detection", id=0):
@@ -137,7 +135,7 @@ def records(counts, task, options, split="test"):
 
 def accuracy_of_constants(test, train, task):
     rows = [{**vars(r), "prediction": "?"} for r in test]
-    columns = score_benchmark(RAD3D, [rows], {}, constants(test, train))
+    columns = score_benchmark(RAD3D, [rows], {}, blind_controls(test, train))
     return {
         (protocol, name): other.measures[task, "Accuracy"].value()
         for (protocol, _), column in columns.items()
@@ -159,7 +157,7 @@ def test_constant_answers_score_what_counting_says_under_every_protocol():
     best = (80 / 100 + 4 / 10 + 5 / 8) / 3
     for protocol in RAD3D.protocols:
         # Training answers say "No Abnormality" everywhere; "b" is not among them.
-        assert got[protocol, "constant: train"] == pytest.approx(always)
+        assert got[protocol, "constant: train, per subtask"] == pytest.approx(always)
         assert got[protocol, "constant: test, per task"] == pytest.approx(always)
         assert got[protocol, "constant: test, per subtask"] == pytest.approx(best)
     assert always != pytest.approx((80 + 4 + 2) / 118)  # not the share of all questions
@@ -169,7 +167,7 @@ def test_always_no_scores_the_share_of_no():
     test = records({"x": [18, 82], "y": [10, 90]}, "existence_detection", YES_NO)
     got = accuracy_of_constants(test, None, "Existence Detection")
     assert got["official", "constant: test, per task"] == pytest.approx(0.86)
-    assert ("official", "constant: train") not in got
+    assert ("official", "constant: train, per subtask") not in got
 
 
 def test_constants_of_the_published_test_answers(shared_data):
@@ -179,7 +177,7 @@ def test_constants_of_the_published_test_answers(shared_data):
     closed_tasks = ("existence_detection", "static_temporal_diagnosis")
     kept = [r for r in test if r.task in closed_tasks]
     rows = [{**vars(r), "prediction": "?"} for r in kept]
-    columns = score_benchmark(RAD3D, [rows], {}, constants(kept, None))
+    columns = score_benchmark(RAD3D, [rows], {}, blind_controls(kept, None))
     other = columns["strict", ""].others["constant: test, per task"]
     got = [
         100 * other.measures[title, "Accuracy"].value()

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from photon.benchmarks.benchmark import Reading
 from photon.benchmarks.rad3d import FOLDERS, Rad3D
-from photon.benchmarks.reader import Reading
 from photon.errors import InputError
-from photon.evaluation.protocols import score_row
+from photon.evaluation.scores import score_row
 from tests.benchmarks.published import RAD3D, rad3d, rad3d_rows, write_csv, yes_no
 
 EXISTENCE = "Task4_Existence_Detection"

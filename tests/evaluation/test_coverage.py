@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from photon.errors import InputError
-from photon.evaluation.coverage import evidence_recall, token_coverage, voxel_mask
+from photon.evaluation.coverage import evidence_recall, token_coverage
 
 
 def test_coverage_equals_a_loop_over_tokens():
@@ -41,8 +41,6 @@ def test_recall_by_hand():
     keep = np.array([[[True, False], [True, True]]])
     assert evidence_recall(share, keep) == pytest.approx(2 / 3)
     assert evidence_recall(share, keep.ravel()) == pytest.approx(2 / 3)
-    assert evidence_recall(share, keep, threshold=0.2) == 1.0
-    assert evidence_recall(share, keep, by_volume=True) == pytest.approx(1.5 / 1.6)
     assert evidence_recall(np.zeros((1, 1, 2)), keep[:, :1]) is None
     with pytest.raises(ValueError, match="4 tokens"):
         evidence_recall(np.zeros(3), keep)
@@ -53,10 +51,3 @@ def test_random_tokens_recall_the_keep_ratio_on_average():
     share = rng.random((4, 4, 4)) * (rng.random((4, 4, 4)) < 0.3)
     recalls = [evidence_recall(share, rng.permutation(64) < 20) for _ in range(3000)]
     assert np.mean(recalls) == pytest.approx(20 / 64, abs=0.01)
-
-
-def test_voxel_mask_undoes_the_token_grid():
-    keep = np.random.default_rng(0).random((2, 2, 3)) < 0.5
-    voxels = voxel_mask(keep)
-    assert voxels.shape == (28, 56, 84)
-    assert (token_coverage(voxels.astype(np.uint8), [1]) == keep).all()

@@ -53,20 +53,6 @@ def test_pairs_stay_within_a_volume_and_volumes_weigh_alike():
     assert organ_dissimilarity(masks[::-1]) == table
 
 
-def test_coverage_of_an_organ_over_volumes():
-    shares = [np.array([1, 1, 0.2, 0.0]), np.array([0.0, 0.0, 0.0, 1.0]), np.zeros(4)]
-    keeps = [np.array([1, 0, 0, 1], bool), np.array([0, 0, 0, 1], bool), np.ones(4, bool)]
-    table = overlap.organ_coverage(shares, keeps, ["a", "b", "c"])
-    assert table.whole == pytest.approx(2 / 4)  # one of three tokens, one of one
-    assert table.per_volume == pytest.approx((1 / 3 + 1) / 2)
-    assert table.random == pytest.approx((0.5 + 0.25) / 2)
-    assert (table.questions, table.volumes) == (2, 2)  # the organ is absent from c
-    assert overlap.organ_coverage(shares, keeps, ["a", "b", "c"], threshold=0.5).whole == (
-        pytest.approx(2 / 3)
-    )
-    assert overlap.organ_coverage(shares[2:], keeps[2:], ["c"]) is None
-
-
 def test_tokens_by_task_of_one_organ():
     rows = [
         {"organ": "lung", "subtask": "size", "kept_tokens": 40},

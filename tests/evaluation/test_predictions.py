@@ -9,7 +9,7 @@ import pytest
 from photon.errors import InputError
 from photon.evaluation import predictions
 from photon.evaluation.predictions import PredictionWriter, join_predictions, read_predictions
-from photon.evaluation.protocols import summarize
+from photon.evaluation.scores import summarize
 
 
 def record(i, letter="A"):

@@ -3,7 +3,6 @@ a folder of their own."""
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -14,8 +13,7 @@ from photon.errors import InputError
 from photon.evaluation.predictions import PredictionWriter
 from photon.evaluation.shards import Shard
 from photon.questions.record import Record
-from tasks.benchmarking import benchmark_of
-from tests.evaluation.test_conditions import data, evaluator, model  # noqa: F401  (fixtures)
+from tests.evaluation.test_evaluator import data, evaluator, model  # noqa: F401  (fixtures)
 
 NAMES = ("photon", "random_keep", "question_only")
 
@@ -105,29 +103,3 @@ def test_a_map_is_found_under_the_volumes_name(tmp_path, name):
 
 
 # Which protocols a data set has -----------------------------------------------------------------
-
-
-def reader(name, **settings):
-    return SimpleNamespace(reader=SimpleNamespace(facts=SimpleNamespace(name=name), **settings))
-
-
-@pytest.mark.parametrize(
-    ("source", "wanted", "name", "tables"),
-    [
-        (reader("rad3d"), None, "rad3d", (1, 11, 12)),
-        (reader("deeptumorvqa", version="v1", ids="published"), None, "deeptumorvqa", (2, 5)),
-        (reader("deeptumorvqa", version="v1", ids="OOD"), None, "deeptumorvqa", (6,)),
-        (reader("deeptumorvqa", version="v2", ids="published"), None, "deeptumorvqa_v2", ()),
-        (SimpleNamespace(), "slake", "slake", (9,)),
-    ],
-)
-def test_the_reader_says_which_protocols_apply(source, wanted, name, tables):
-    benchmark, got = benchmark_of(source, wanted)
-    assert (benchmark.name, got) == (name, tables)
-
-
-def test_other_data_has_no_protocol_of_its_own():
-    assert benchmark_of(SimpleNamespace(), None) is None
-    assert benchmark_of(reader("ct_rate"), None) is None
-    with pytest.raises(InputError, match="evaluation.benchmark='radd'.* rad3d"):
-        benchmark_of(SimpleNamespace(), "radd")

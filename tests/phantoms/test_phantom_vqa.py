@@ -13,8 +13,8 @@ from scipy import ndimage
 from photon.batch.builder import BatchBuilder
 from photon.batch.dataset import Collate, VolumeQuestions
 from photon.errors import InputError
-from photon.evaluation.conditions import Evidence
 from photon.evaluation.coverage import token_coverage
+from photon.evaluation.evaluator import Evidence
 from photon.phantoms.language_prior import Thinning, question_of
 from photon.phantoms.layout import BY_NAME, PhantomConfig
 from photon.phantoms.patient import QUESTION_NAMES, Asked, Patient, write_nifti

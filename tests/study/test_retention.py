@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from photon.errors import InputError
-from photon.evaluation import controls, report
+from photon.evaluation.blind import constants
 from photon.evaluation.predictions import prediction_row
+from photon.evaluation.summary import build_metrics, write_report
 from photon.study import figures, retention
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "retention_curves.ipynb"
@@ -49,14 +50,14 @@ def metrics():
         return [prediction_row(r, text, condition, kept, 128, kept / 100, 0.5) for r in records]
 
     others = {"no_pruning": run("no_pruning", "B", 128), "question_only": run("q", "A", 0)}
-    constant = controls.constant_control(records)
-    return report.build_metrics(run("photon", "B", 40), others, constant, resamples=50)
+    constant = constants(records)
+    return build_metrics(run("photon", "B", 40), others, constant)
 
 
 @pytest.fixture
 def run_dir(tmp_path):
     log().to_parquet(tmp_path / "retention.parquet")
-    report.write_report(tmp_path, metrics())
+    write_report(tmp_path, metrics())
     return tmp_path
 
 

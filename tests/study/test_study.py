@@ -9,7 +9,7 @@ import pytest
 from photon.commands.cli import main
 from photon.errors import InputError
 from photon.evaluation.overlap import organ_dissimilarity
-from photon.evaluation.report import build_metrics
+from photon.evaluation.summary import build_metrics
 from photon.study.compare import difference
 from photon.study.organs import _mask, kept_mask
 from photon.study.report import sections
@@ -63,7 +63,7 @@ def write_run(folder, overrides, seed, wrong_every, state="finished", place=0):
     for name, part in rows.items():
         path = run / ("predictions.jsonl" if name == "photon" else f"controls/{name}.jsonl")
         path.write_text("".join(json.dumps(r) + "\n" for r in part))
-    metrics = build_metrics(rows["photon"], {}, provenance={"commit": "abc"}, resamples=10)
+    metrics = build_metrics(rows["photon"], {}, provenance={"commit": "abc"})
     (run / "metrics.json").write_text(json.dumps(metrics))
     return run
 

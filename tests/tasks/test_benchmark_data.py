@@ -8,7 +8,7 @@ import pytest
 
 from photon.benchmarks.nextqa import NextQA
 from photon.benchmarks.rad3d import Rad3D
-from photon.benchmarks.registry import READERS, build_reader
+from photon.benchmarks.registry import benchmarks, find_benchmark
 from photon.errors import InputError
 from tasks.benchmark_data import BenchmarkData
 from tasks.entry import CONF
@@ -65,13 +65,13 @@ def test_a_split_and_a_medium_are_checked_before_training(tree) -> None:
         BenchmarkData(NextQA(str(tree))).bind(volumes_only).check("test")
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", benchmarks())
 def test_configuration_and_command_line_have_the_same_defaults(name) -> None:
     """conf/dataset/NAME.yaml builds what `prepare --dataset NAME` does, with every setting."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         node = to_plain(hydra.compose("eval", [f"dataset={name}"]))["dataset"]
     reader = instantiate(node, "dataset").reader
-    assert reader == build_reader(name)
+    assert reader == find_benchmark(name)()
     fields = {field.name for field in dataclasses.fields(reader)}
     assert fields - {"prompt"} <= set(node["reader"]) - {"_target_"}
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from photon.evaluation.condition import budget_conditions, parse_condition
-from photon.evaluation.conditions import Evaluator
+from photon.evaluation.conditions import budget_conditions, parse_condition
 from photon.evaluation.coverage import token_coverage
+from photon.evaluation.evaluator import Evaluator, random_keep_mask
 from photon.evaluation.views import noise
 from photon.model.photon import PhotonModel
 from photon.phantoms.phantom_vqa import load_split, write_phantom_dataset
@@ -186,3 +186,16 @@ def test_names_of_conditions():
 def test_random_keep_needs_the_run_that_it_imitates(model, data, tmp_path):
     with pytest.raises(ValueError, match="run it as well"):
         evaluator(model, data, tmp_path).run(["random_keep"])
+
+
+def test_random_masks_are_seeded_per_question_and_uniform():
+    mask = random_keep_mask("q0", 5, 40)
+    assert mask.dtype == bool and mask.sum() == 5 and mask.shape == (40,)
+    assert (mask == random_keep_mask("q0", 5, 40)).all()
+    assert (mask != random_keep_mask("q1", 5, 40)).any()
+    assert (mask != random_keep_mask("q0", 5, 40, seed=1)).any()
+    hits = sum(random_keep_mask(f"q{i}", 5, 40) for i in range(2000))
+    assert hits.min() > 180 and hits.max() < 320  # 250 expected, standard deviation 15
+    assert random_keep_mask("q", 40, 40).all()
+    with pytest.raises(ValueError, match="count=41"):
+        random_keep_mask("q", 41, 40)

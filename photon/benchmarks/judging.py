@@ -1,24 +1,17 @@
-"""What the protocols of all published benchmarks share: judged answers, put together for a table.
-
-A benchmark turns prediction rows (photon.evaluation.predictions, with the keys of the record's
-`extra` beside them) into measures that are keyed like the rows of the paper's tables. It does so
-under several protocols: `official` (what the benchmark's repository computes), `paper` (what the
-scripts of the paper compute, where that differs) and `strict` (what one should compute).
-"""
+"""What all protocols share: judged answers, and measures of them keyed like a table's rows."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from photon.benchmarks.tables import squash
 from photon.evaluation import metrics
-from photon.evaluation.measures import Measure, balanced_of, mean_of
-from photon.evaluation.protocols import gold_letter, kind_of
+from photon.evaluation.intervals import Measure, balanced_of, mean_of
+from photon.evaluation.scores import gold_letter, kind_of
 
 Row = Mapping[str, Any]
 Key = tuple[str, str]  # (group, measure): one row of a table
@@ -52,6 +45,23 @@ class Scored:
     confusion: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def mean(
+        self,
+        key: Key,
+        rows: Sequence[Row],
+        judged: Sequence[Judged],
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        """Add the mean of the judged values, without those skipped; nothing where none is left.
+
+        groups: averaged with equal weight (subtasks); one by default.
+        """
+        used = [i for i, j in enumerate(judged) if not j.skipped]
+        if used:
+            names = None if groups is None else [groups[i] for i in used]
+            values = [judged[i].value for i in used]
+            self.measures[key] = mean_of([rows[i] for i in used], values, names)
+
     def closed(
         self,
         group: str,
@@ -62,69 +72,32 @@ class Scored:
     ) -> None:
         """Add accuracy, balanced accuracy and confusion of a group of closed questions.
 
-        groups: averaged with equal weight (subtasks); one by default.
+        groups: as for `mean`. Balanced accuracy is over the whole group: a subtask may lack a
+        class, and would favour a constant answer.
         """
-        names = groups or [group] * len(rows)
-        used = [
-            (str(r["id"]), n, j) for r, n, j in zip(rows, names, judged, strict=True)
-            if not j.skipped
-        ]  # fmt: skip
-        skipped = len(rows) - len(used)
-        if skipped:
-            self.notes.append(f"{group}: {skipped} of {len(rows)} answers are left out")
-        if not used:
+        self.mean((group, name), rows, judged, groups)
+        used = [(row, j) for row, j in zip(rows, judged, strict=True) if not j.skipped]
+        if len(used) < len(rows):
+            self.notes.append(f"{group}: {len(rows) - len(used)} of {len(rows)} answers left out")
+        classes = [j.gold for _, j in used]
+        if not used or None in classes or len(set(classes)) > MAX_CLASSES:
             return
-        ids, names, judged = (list(column) for column in zip(*used, strict=True))
-        values = [j.value for j in judged]
-        self.measures[group, name] = mean_of(ids, names, values)
-        classes = [j.gold for j in judged]
-        if None not in classes and len(set(classes)) <= MAX_CLASSES:
-            # Over the whole group: a subtask may lack a class, and would favour a constant answer.
-            self.measures[group, "Balanced accuracy"] = balanced_of(
-                ids, [group] * len(ids), values, classes
-            )
-            table: dict[str, Counter[str]] = {name: Counter() for name in sorted(set(classes))}
-            for j in judged:
-                table[j.gold][j.predicted or UNREAD] += 1
-            self.confusion[group] = {name: dict(sorted(c.items())) for name, c in table.items()}
+        self.measures[group, "Balanced accuracy"] = balanced_of(
+            [row for row, _ in used], [j.value for _, j in used], classes
+        )
+        table: dict[str, Counter[str]] = {name: Counter() for name in sorted(set(classes))}
+        for _, j in used:
+            table[j.gold][j.predicted or UNREAD] += 1
+        self.confusion[group] = {name: dict(sorted(c.items())) for name, c in table.items()}
 
     def tokens(self, group: str, rows: Sequence[Row]) -> None:
         """Add the mean number of kept tokens and the mean keep rate, where rows have them."""
         known = [r for r in rows if r.get("kept_tokens") is not None and r.get("visual_tokens")]
-        if not known:
-            return
-        ids = [str(r["id"]) for r in known]
-        kept = [float(r["kept_tokens"]) for r in known]
-        rates = [k / r["visual_tokens"] for k, r in zip(kept, known, strict=True)]
-        self.measures[group, "Avg. keep tok."] = mean_of(ids, [group] * len(ids), kept)
-        self.measures[group, "Avg. keep rate"] = mean_of(ids, [group] * len(ids), rates)
-
-
-class Benchmark:
-    """One benchmark: its protocols and the tables of the paper that it fills.
-
-    A subclass gives `name`, `protocols`, `tables` and the methods below.
-    """
-
-    name: ClassVar[str]
-    protocols: ClassVar[tuple[str, ...]] = ("official", "strict")
-    tables: ClassVar[tuple[int, ...]]
-    differences: ClassVar[str]  # between the protocols, in one or two sentences for the report
-
-    def variants(self, rows: Sequence[Row]) -> dict[str, list[Row]]:
-        """Rows that fill a column each; one column named "" unless overridden."""
-        return {"": list(rows)}
-
-    def score(self, rows: Sequence[Row], protocol: str, bert: Bert | None = None) -> Scored:
-        """All measures of one variant. bert: BERTScore F1 of pairs, or None without an encoder."""
-        raise NotImplementedError
-
-    def choice_text(self, row: Row, letter: str, protocol: str) -> str:
-        """What a model that picks `letter` has to write to be understood under a protocol.
-
-        In the style of the supervised answer unless overridden: "B", "no" or "B. no".
-        """
-        return in_style(row, letter)
+        if known:
+            kept = [float(r["kept_tokens"]) for r in known]
+            rates = [k / r["visual_tokens"] for k, r in zip(kept, known, strict=True)]
+            self.measures[group, "Avg. keep tok."] = mean_of(known, kept, share=False)
+            self.measures[group, "Avg. keep rate"] = mean_of(known, rates, share=False)
 
 
 def in_style(row: Row, letter: str) -> str:
@@ -179,8 +152,3 @@ def answer_of(row: Row) -> str:
     """The supervised answer as text."""
     answer = row.get("answer")
     return "" if answer is None else str(answer)
-
-
-def same_name(first: object, second: object) -> bool:
-    """Equality of two names up to case, spaces, dashes and underscores."""
-    return squash(str(first)) == squash(str(second))

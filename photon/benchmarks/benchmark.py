@@ -1,7 +1,13 @@
-"""What every reader of a published benchmark shares: its facts, its result, and how rows go wrong.
+"""The base of all published benchmarks: reading their files, and scoring answers to them.
 
-A reader turns files as their authors publish them into `Record`s. A bad row is left out, described
-as "FILE:LINE: what is wrong; what to do" and counted by kind; it never stops the others.
+A file of this package that defines a subclass of `Benchmark` is a benchmark (`registry`). Reading
+turns files as their authors publish them into `Record`s. A bad row is left out, described as
+"FILE:LINE: what is wrong; what to do" and counted by kind; it never stops the others.
+
+Scoring turns prediction rows (photon.evaluation.predictions, with the keys of the record's `extra`
+beside them) into measures that are keyed like the rows of the paper's tables. It does so under
+several protocols: `official` (what the benchmark's repository computes), `paper` (what the scripts
+of the paper compute, where that differs) and `strict` (what one should compute).
 """
 
 from __future__ import annotations
@@ -9,12 +15,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from photon.benchmarks.tables import Row, TableError, place, read_table
+from photon.benchmarks.judging import Bert, Scored, in_style
+from photon.benchmarks.rows import Row, TableError, place, read_table
 from photon.errors import InputError
 from photon.questions.record import Record, choice_text
 from photon.volume.sources import Source, absent, locate
@@ -28,6 +35,20 @@ Make = Callable[[Row, int], "Record | list[Record] | None"]
 # Tokens of the chat format and ms-swift's tags; the first are escaped when a prompt is built.
 _RESERVED = re.compile(r"<\|\w+\|>|</?tool_\w+>")
 _TAG = re.compile(r"<(video|image|audio)>")
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of the paper that a benchmark fills: paper/table_NUMBER.csv, cells as printed.
+
+    models_in_rows: as the paper prints it; elsewhere a column is a model. tokens: it is about kept
+    tokens, whatever the answers.
+    """
+
+    number: int
+    title: str
+    models_in_rows: bool = True
+    tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,7 @@ class Reading:
     ) -> None:
         """Add what `make(row, line)` gives for every row of a file; it raises BadRow.
 
-        Columns are named as `tables.squash` spells them; `under` as for `read_table`.
+        Columns are named as `rows.squash` spells them; `under` as for `read_table`.
         """
         self.files.append(path)
         where = place(path)
@@ -167,8 +188,11 @@ def _plain(text: str | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Settings of a benchmark; `dataset.reader` of the configuration.
+class Benchmark:
+    """One benchmark and its settings; `dataset.reader` of the configuration.
+
+    A subclass gives `facts` and `_read`; one that is scored by its own rules gives `protocols`,
+    `differences`, `score` and the tables of the paper that it fills as well.
 
     Args:
         root: folder that all paths are relative to, those in records too.
@@ -180,6 +204,9 @@ class Reader:
     prompt: Prompt = "paper"
 
     facts: ClassVar[Facts]
+    protocols: ClassVar[tuple[str, ...]] = ()  # none: answers are scored as any data set's are
+    differences: ClassVar[str] = ""  # between the protocols, in a sentence or two for the report
+    tables: ClassVar[tuple[PaperTable, ...]] = ()
 
     def read(self, split: str, kind: Kind = "questions") -> Reading:
         """All rows of a split. Raises AbsentFiles, an InputError, where its files are not there."""
@@ -221,6 +248,25 @@ class Reader:
     def path(self, *parts: str) -> Path:
         """A path under the root."""
         return Path(self.root, *parts)
+
+    def filled(self) -> tuple[PaperTable, ...]:
+        """Tables of the paper that answers under these settings fill."""
+        return self.tables
+
+    def variants(self, rows: Sequence[Row]) -> dict[str, list[Row]]:
+        """Prediction rows that fill a column each; one column named "" unless overridden."""
+        return {"": list(rows)}
+
+    def score(self, rows: Sequence[Row], protocol: str, bert: Bert | None = None) -> Scored:
+        """All measures of one variant. bert: BERTScore F1 of pairs, or None without an encoder."""
+        raise NotImplementedError
+
+    def choice_text(self, row: Row, letter: str, protocol: str) -> str:
+        """What a model that picks `letter` has to write to be understood under a protocol.
+
+        In the style of the supervised answer unless overridden: "B", "no" or "B. no".
+        """
+        return in_style(row, letter)
 
 
 def inside(name: str, what: str = "volume") -> str:

@@ -1,7 +1,6 @@
-"""A published benchmark's report: every protocol, condition and control, in the paper's layout.
+"""Scores of a published benchmark under every protocol: the run, its controls, blind answers.
 
-`score_benchmark` gives the `benchmark` part of metrics.json, `format_benchmark` the text of
-benchmark.md.
+`score_benchmark` gives columns, `benchmark_metrics` the `benchmark` part of metrics.json.
 """
 
 from __future__ import annotations
@@ -12,15 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from photon.benchmarks.protocol import Benchmark, Bert, Key, Row, Scored, is_choice
-from photon.evaluation.controls import ConstantAnswers, constant_control
-from photon.evaluation.measures import Measure
+from photon.benchmarks.benchmark import Benchmark
+from photon.benchmarks.judging import Bert, Key, Row, Scored, is_choice
+from photon.errors import InputError
+from photon.evaluation.blind import TEXT_METRICS, Blind, constants
+from photon.evaluation.intervals import Measure
+from photon.evaluation.scores import kind_of
 
 # Measures whose differences from each control are reported; the others stand in metrics.json.
 SUMMARY = frozenset(
     "Accuracy,BLEU,ROUGE,BERT Score,Balanced accuracy,Average,By question,Sensitivity,Specificity,"
     "Overall,Acc.,Avg. Acc".split(",")
 )
+METRIC_OF = {"BLEU": "bleu1", "ROUGE": "rouge1", "BERT Score": "rouge1"}  # else the score itself
 Rows = Sequence[Row]
 
 
@@ -56,31 +59,35 @@ def with_extra(rows: Rows, records: Sequence[Any]) -> list[dict[str, Any]]:
     return [{**extra.get(str(row["id"]), {}), **row} for row in rows]
 
 
-def constants(records: Sequence[Any], train: Sequence[Any] | None) -> dict[str, ConstantAnswers]:
-    """Constant answers by name: one a subtask from the training answers; from the test answers one
-    a task, and one a subtask (the upper bound of all constants)."""
-    found = constant_control(records, train)
-    out = {"constant: train": found["train"]} if "train" in found else {}
-    whole = [{**row_of(record), "subtask": None} for record in records]
-    out["constant: test, per task"] = constant_control(whole)["test"]
-    out["constant: test, per subtask"] = found["test"]
-    return out
-
-
-def row_of(record: Any) -> dict[str, Any]:
-    """A record as a row for `constant_control`, whose subtasks may be renamed."""
-    keys = "id question_type choices answer_letter answer value task subtask".split()
-    return {key: getattr(record, key, None) for key in keys}
+def blind_controls(records: Sequence[Any], train: Sequence[Any] | None) -> dict[str, Blind]:
+    """Blind answers by name: the constants of a task and of a subtask, learnt from the training
+    answers and from the test answers themselves (the upper bound of all constants)."""
+    found = {per: constants(records, train, per) for per in ("task", "subtask")}
+    return {
+        f"constant: {source}, per {per}": found[per][source]
+        for source in ("train", "test")
+        for per in found
+        if source in found[per]
+    }
 
 
 def score_benchmark(
     benchmark: Benchmark,
     own: Sequence[Rows],
     controls: Mapping[str, Rows] | None = None,
-    constant: Mapping[str, ConstantAnswers] | None = None,
+    blind: Mapping[str, Blind] | None = None,
     bert: Bert | None = None,
 ) -> Columns:
-    """Measures under every protocol. own: rows of each seed, in the order of the records."""
+    """Measures under every protocol. own: rows of each seed, in the order of the records.
+
+    Raises InputError where two runs did not answer the same questions.
+    """
+    ids = [{str(row["id"]) for row in rows} for rows in (*own, *(controls or {}).values())]
+    if any(found != ids[0] for found in ids):
+        raise InputError(
+            "runs of different question sets are not put together: give files of answers, and "
+            "controls, to the same questions"
+        )
     out: Columns = {}
     for protocol in benchmark.protocols:
         runs: dict[str, list[Scored]] = {}
@@ -89,26 +96,33 @@ def score_benchmark(
                 runs.setdefault(variant, []).append(benchmark.score(part, protocol, bert))
         for variant, scored in runs.items():
             out[protocol, variant] = Column(_together(scored), _values(scored))
-        others = dict(controls or {})
-        for name, answers in (constant or {}).items():
-            others[name] = constant_rows(benchmark, own[0], answers, protocol)
-        for name, rows in others.items():
+        for name, rows in (controls or {}).items():
             for variant, part in benchmark.variants(rows).items():
-                if (protocol, variant) in out:
-                    out[protocol, variant].others[name] = benchmark.score(part, protocol, bert)
+                out[protocol, variant].others[name] = benchmark.score(part, protocol, bert)
+        for name, answers in (blind or {}).items():
+            for variant, scored in _blind(benchmark, own[0], answers, protocol, bert).items():
+                out[protocol, variant].others[name] = scored
     return out
 
 
-def constant_rows(
-    benchmark: Benchmark, rows: Rows, answers: ConstantAnswers, protocol: str
-) -> list[dict[str, Any]]:
-    """Rows answered by a constant, written so that the protocol understands it."""
-    texts = [
-        benchmark.choice_text(row, text, protocol) if is_choice(row) else text
-        for row, text in zip(rows, answers.predictions, strict=True)
-    ]
-    blank = {"kept_tokens": None, "visual_tokens": None}
-    return [{**row, **blank, "prediction": text} for row, text in zip(rows, texts, strict=True)]
+def _blind(
+    benchmark: Benchmark, rows: Rows, answers: Blind, protocol: str, bert: Bert | None
+) -> dict[str, Scored]:
+    """Scores by variant; each measure is of the answers that are best for its metric."""
+    out: dict[str, Scored] = {}
+    for metric in ("score", *TEXT_METRICS):
+        filled = answers.rows(rows, metric)
+        if metric != "score":
+            filled = [row for row in filled if metric in answers.answers and kind_of(row) == "text"]
+        for row in filled:
+            if is_choice(row):  # written so that the protocol understands it
+                row["prediction"] = benchmark.choice_text(row, row["prediction"], protocol)
+        for variant, part in benchmark.variants(filled).items():
+            scored = benchmark.score(part, protocol, bert)
+            whole = out.setdefault(variant, scored)
+            best = {k: m for k, m in scored.measures.items() if METRIC_OF.get(k[1]) == metric}
+            whole.measures.update(best)
+    return out
 
 
 def _values(runs: Sequence[Scored]) -> dict[Key, list[float]]:
@@ -143,7 +157,7 @@ def _together(runs: Sequence[Scored]) -> Scored:
 
 def benchmark_metrics(benchmark: Benchmark, columns: Columns, seed: int = 0) -> dict[str, Any]:
     """The `benchmark` part of metrics.json: {protocol: {variant: {measures, controls, ...}}}."""
-    out: dict[str, Any] = {"name": benchmark.name, "protocols": {}}
+    out: dict[str, Any] = {"name": benchmark.facts.name, "protocols": {}}
     for (protocol, variant), column in columns.items():
         entry = {
             "measures": {_name(key): _entry(column, key, seed) for key in column.own.measures},

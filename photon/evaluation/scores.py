@@ -28,24 +28,6 @@ MACRO_KEYS = ("score", "accuracy", "balanced_accuracy", "mra", "bleu1", "rouge1"
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """Conventions on which published numbers differ; the defaults are the paper's scripts'.
-
-    mra: "strict" (the paper) or "vsi" (VSI-Bench, with its own number parsing).
-    thousands: read "1,234" as 1234 rather than 1.
-    """
-
-    mra: metrics.MraConvention = "strict"
-    thousands: bool = False
-
-    def __post_init__(self) -> None:
-        if self.mra not in metrics.MRA_CONVENTIONS:
-            raise InputError(
-                f"mra={self.mra!r} is not a convention. Use one of {metrics.MRA_CONVENTIONS}."
-            )
-
-
-@dataclass(frozen=True)
 class Score:
     """One scored answer. `correct` is None for numbers, `mra` for all else; `rouge1` is for text.
 
@@ -92,9 +74,8 @@ def gold_letter(row: Row) -> str:
     return letter
 
 
-def score_row(row: Row, protocol: Protocol | None = None) -> Score:
+def score_row(row: Row) -> Score:
     """Score one row with the keys of predictions.jsonl; InputError where the truth is unusable."""
-    protocol = protocol or Protocol()
     kind, prediction = kind_of(row), _text(row.get("prediction"))
     empty = not (prediction or "").strip()
     if kind == "choice":
@@ -105,13 +86,8 @@ def score_row(row: Row, protocol: Protocol | None = None) -> Score:
         return Score("choice", gold, parsed, parsed == letter, None, empty)
     answer = _text(row.get("answer"))
     if kind == "number":
-        vsi = protocol.mra == "vsi"
-        number = (
-            metrics.parse_number_vsi(prediction)
-            if vsi
-            else metrics.parse_number(prediction, protocol.thousands)
-        )
-        mra = metrics.mean_relative_accuracy(number, _target(row), protocol.mra)
+        number = metrics.parse_number(prediction)
+        mra = metrics.mean_relative_accuracy(number, _target(row))
         return Score("number", metrics.normalize_text(answer), number, None, mra, empty)
     if answer is None:
         raise InputError(
@@ -192,21 +168,19 @@ def macro_mean(groups: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
     return out
 
 
-def score_rows(rows: Iterable[Row], protocol: Protocol | None = None) -> list[Score]:
+def score_rows(rows: Iterable[Row]) -> list[Score]:
     """Score every row; InputError for the first whose truth is unusable."""
-    return [score_row(row, protocol) for row in rows]
+    return [score_row(row) for row in rows]
 
 
-def summarize(
-    rows: Sequence[Row], protocol: Protocol | None = None, scores: Sequence[Score] | None = None
-) -> dict[str, Any]:
+def summarize(rows: Sequence[Row], scores: Sequence[Score] | None = None) -> dict[str, Any]:
     """overall, macro, subtasks and tasks of prediction rows.
 
     `macro` is the mean over subtasks; `macro.tasks` the mean over tasks of each task's own mean
     over its subtasks (3D-RAD's convention). `overall` counts each question once. `tasks` is empty
     where no row names a task. scores: those of `score_rows`, where they are at hand.
     """
-    scores = score_rows(rows, protocol) if scores is None else scores
+    scores = score_rows(rows) if scores is None else scores
     names = subtask_names(rows)
     of_subtask: dict[str, list[int]] = {}
     of_task: dict[str, list[int]] = {}
