@@ -33,13 +33,17 @@ def centrality(q: Tensor, k: Tensor, text: Segments) -> Tensor:
     return text.unpad(positive.sum(2))
 
 
-def instruction_weights(q: Tensor, k: Tensor, text: Segments) -> Tensor:
+def instruction_weights(q: Tensor, k: Tensor, text: Segments, least: float = 0.0) -> Tensor:
     """Weights of the instruction tokens that sum to one over each question, (T,) (Eq. 4).
 
-    Uniform where no token reinforces another, as with a single instruction token.
+    Uniform where no token reinforces another, as with a single instruction token. least: divide by
+    no less than this, as the released code does by 1; weights then sum to less than one where
+    tokens hardly reinforce each other.
     """
     c = centrality(q, k, text)
     total = text.expand(text.sum(c))
+    if least:
+        return c / total.clamp_min(least)
     uniform = 1.0 / text.expand(text.counts).to(c.dtype)
     return torch.where(total > 0, c / torch.where(total > 0, total, 1.0), uniform)
 
@@ -73,13 +77,15 @@ def instruction_saliency(
     return torch.cat([keys[v] @ weighted[i] for i, v in enumerate(volume_of)])
 
 
-def min_max(u: Tensor, pairs: Segments) -> Tensor:
+def min_max(u: Tensor, pairs: Segments, epsilon: float = 0.0) -> Tensor:
     """Saliency rho in [0, 1] by min-max over each question's visual tokens, (J,) (Eq. 5, A.1.2).
 
-    All ones where u is constant: nothing then tells tokens apart, so all are kept. A.1.2 adds an
-    epsilon to the range, which this definition of the constant case makes unnecessary.
+    All ones where u is constant: nothing then tells tokens apart, so all are kept. epsilon: added
+    to the range, as A.1.2 prints and the released code does (1e-8); a constant u then gives zeros.
     """
     low = pairs.expand(pairs.min(u))
     span = pairs.expand(pairs.max(u)) - low
+    if epsilon:
+        return (u - low) / (span + epsilon)
     varied = span > 0
     return torch.where(varied, (u - low) / torch.where(varied, span, 1.0), 1.0)

@@ -88,10 +88,14 @@ def psi(z: Tensor) -> Tensor:
 
 
 def magnitude(m: Tensor, counted: Tensor, pairs: Segments, s_min: float, s_max: float) -> Tensor:
-    """s (J,): m = sum_k |x_k g_k| relative to its mean over the counted tokens (Eq. 15, 16)."""
+    """s (J,): m = sum_k |x_k g_k| relative to its mean over the counted tokens (Eq. 15, 16).
+
+    Over max(mean, epsilon) as released, where Eq. 16 prints mean + epsilon: the two differ by a
+    share of epsilon / mean, and the maximum leaves small gradients as they are.
+    """
     weight = counted.to(m.dtype)
     mean = pairs.sum(m * weight) / pairs.sum(weight).clamp_min(1.0)
-    return (m / (pairs.expand(mean) + EPSILON)).clamp(s_min, s_max)
+    return (m / pairs.expand(mean).clamp_min(EPSILON)).clamp(s_min, s_max)
 
 
 def row_scores(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from photon.packing import Segments
+from photon.pruning.saliency import precise
 
 N_FEATURES = 12
 
@@ -37,8 +38,9 @@ def threshold_features(u: Tensor, rho: Tensor, pairs: Segments) -> Tensor:
 class ThresholdPredictor(nn.Module):
     """theta = scale * sigmoid(W2 GELU(W1 z + b1) + b2), (Q, 12) to (Q,) (Eq. 7).
 
-    `scale` 0.9 is the released code's; the paper has none (1.0). Runs in float32 whatever the
-    model's precision, since theta is compared with rho.
+    `scale` 0.9 is the released code's; the paper has none (1.0). Runs in the precision of its
+    features, which is float32 whatever the model's, since theta is compared with rho; `as_released`
+    of `PhotonPruner` gives them the model's. theta is in float32 at least.
     """
 
     def __init__(self, hidden: int = 256, scale: float = 1.0):
@@ -53,7 +55,7 @@ class ThresholdPredictor(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             first, gelu, last = self.mlp
             hidden = gelu(_linear(first, features))
-            return self.scale * _linear(last, hidden).squeeze(-1).sigmoid()
+            return self.scale * precise(_linear(last, hidden).squeeze(-1).sigmoid())
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:

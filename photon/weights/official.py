@@ -20,6 +20,7 @@ PRUNER_PROFILE = {
     "recentre": True,
     "score_gradient": False,
     "theta_scale": 0.9,
+    "as_released": True,
 }
 DEPTH_STRIDE = 28  # 14 slices a patch at FPS=1, times 2 tokens a second
 

@@ -44,7 +44,7 @@ def loop_reference(x, g, q, keep, pairs, c):
             d = {j: v - middle for j, v in d.items()}
         m = {j: sum(abs(float(a * b)) for a, b in zip(x[j], g[j], strict=True)) for j in n}
         m_mean = sum(m[j] for j in counted) / len(counted)
-        s = {j: max(c.s_min, min(c.s_max, m[j] / (m_mean + 1e-6))) for j in n}
+        s = {j: max(c.s_min, min(c.s_max, m[j] / max(m_mean, 1e-6))) for j in n}
         out += [c.beta * d[j] * s[j] * max(float(q[j] * (1 - q[j])), c.eps_sat) for j in n]
     return torch.tensor(out, dtype=torch.float64)
 

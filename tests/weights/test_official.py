@@ -58,6 +58,7 @@ def build(folder, pruner=None, **changes):
 
 def profile(**options):
     given = {"direction": "paper", "statistics": "all", "recentre": True, "score_gradient": False}
+    given["as_released"] = True
     return PhotonPruner(**{"hidden": HIDDEN, "theta_scale": 0.9, **given, **options})
 
 
@@ -150,11 +151,11 @@ def test_the_threshold_reads_its_features_in_the_released_order():
 
 
 def test_the_files_of_the_configuration_are_the_released_profile():
-    """conf/model/photon_official and conf/pruner/photon_official say what a folder brings."""
+    """experiment=photon_official says what a folder brings, and what their training fixes."""
     from photon.weights.official import official_spec
     from tests.test_configs import compose
 
-    config = compose("model=photon_official", "pruner=photon_official")
+    config = compose("experiment=photon_official")
     spec = official_spec(stock_model().config, prunes=True)
     assert Preparation.from_dict(dict(config.model.preparation)) == OFFICIAL
     assert Preparation.from_dict(spec["preparation"]) == OFFICIAL
@@ -165,3 +166,6 @@ def test_the_files_of_the_configuration_are_the_released_profile():
         k: v for k, v in options.items() if k != "hidden"
     }
     assert config.pruner.hidden == config.model.text.hidden_size // 8
+    finetune = config.task.finetune
+    assert (finetune.band.on, finetune.routing) == ("soft", "exclusive")
+    assert (config.evaluation.max_new_tokens, config.trainer.accumulate_grad_batches) == (512, 2)
