@@ -23,7 +23,7 @@ from photon.model.photon import PhotonModel
 from photon.questions.fill_store import BAD_CASES, prepare_all
 from photon.questions.from_masks import Asking, generate_questions
 from photon.questions.record import Record, read_records, write_records
-from photon.volume.geometry import same_grid
+from photon.volume.geometry import check_grid
 from photon.volume.reader import read_labels, read_volume
 from photon.volume.sources import Source, kind_of, locate
 from photon.volume.store import VolumeStore
@@ -311,10 +311,7 @@ class LabelledCT(QuestionData):
 
     def _write(self) -> None:
         scan, mask = read_volume(self.ct), read_labels(self.labels)
-        if not same_grid((scan.array.shape, scan.affine), (mask.array.shape, mask.affine)):
-            raise InputError(
-                f"{self.labels} does not lie on the grid of {self.ct}: resample one onto the other"
-            )
+        check_grid(mask, scan.grid, self.ct)
         self.root.mkdir(parents=True, exist_ok=True)
         records = generate_questions(
             scan.array,

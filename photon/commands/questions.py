@@ -86,17 +86,11 @@ def read_pair(ct: str, labels: str, names: dict[int, str]):
 
     import numpy as np
 
-    from photon.errors import InputError
-    from photon.volume.geometry import same_grid
+    from photon.volume.geometry import check_grid
     from photon.volume.reader import read_labels, read_volume
 
     scan, ids = read_volume(ct), read_labels(labels)
-    if not same_grid((scan.array.shape, scan.affine), (ids.array.shape, ids.affine)):
-        raise InputError(
-            f"{labels} does not lie on the grid of {ct} (shapes {ids.array.shape} and "
-            f"{scan.array.shape}, or another origin or spacing); resample it to the CT with "
-            "nearest neighbour"
-        )
+    check_grid(ids, scan.grid, ct)
     unknown = sorted(set(np.unique(ids.array).tolist()) - set(names) - {0})
     if unknown:
         warnings.warn(f"{labels}: ids {unknown} have no name and are left out", stacklevel=2)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from photon.errors import InputError
 from photon.files import write_json
-from photon.volume.geometry import same_grid
+from photon.volume.geometry import check_grid
 from photon.volume.pool import WorkerDied, run_cases, worker_count
 from photon.volume.reader import implausible, read_labels, read_volume
 from photon.volume.sources import Source, absent, kind_of, label, locate, names
@@ -213,19 +213,12 @@ def check_volume(case: ScanCase, modality: str, assume_orientation: str | None) 
         for path in label_maps:
             try:
                 labels = read_labels(path, assume_orientation)
+                if not labels.array.any():
+                    raise InputError(f"{path}: holds no label. Check the file.")
+                if volume is not None:
+                    check_grid(labels, volume.grid, source)
             except InputError as error:
                 errors.append(("labels", path, str(error)))
-                continue
-            if not labels.array.any():
-                errors.append(("labels", path, f"{path}: holds no label. Check the file."))
-            if volume is not None and not same_grid(
-                (labels.array.shape, labels.affine), (volume.array.shape, volume.affine)
-            ):
-                message = (
-                    f"{path}: lies on another voxel grid than {source} (shape or affine differ). "
-                    "Resample the label map to its scan with nearest neighbour."
-                )
-                errors.append(("labels", path, message))
     return {"errors": errors, "warnings": [str(item.message) for item in caught]}
 
 

@@ -166,6 +166,24 @@ class _Measurer:
             cut=cut,
         )
 
+    def structure(
+        self,
+        name: str,
+        ids: tuple[int, ...],
+        lesion_ids: tuple[int, ...],
+        names: Mapping[int, str],
+    ) -> Structure:
+        return Structure(
+            name,
+            ids,
+            lesion_ids,
+            seen=tuple(label for label in ids + lesion_ids if self.sums(label) is not None),
+            whole=self.region(ids + lesion_ids),
+            tissue=self.region(ids),
+            lesions=self.components(lesion_ids),
+            lesion_word=lesion_word([names[label] for label in lesion_ids]),
+        )
+
     def components(self, ids: tuple[int, ...]) -> tuple[Region, ...]:
         """One region per connected component of the ids together."""
         boxes = [self.boxes[i - 1] for i in ids if i <= len(self.boxes) and self.boxes[i - 1]]
@@ -209,21 +227,9 @@ def measure(
         if organ := lesion_organ(name):
             lesions.setdefault(organ, []).append(label)
 
-    def structure(name: str, ids: tuple[int, ...], lesion_ids: tuple[int, ...]) -> Structure:
-        return Structure(
-            name,
-            ids,
-            lesion_ids,
-            seen=tuple(label for label in ids + lesion_ids if tool.sums(label) is not None),
-            whole=tool.region(ids + lesion_ids),
-            tissue=tool.region(ids),
-            lesions=tool.components(lesion_ids),
-            lesion_word=lesion_word([names[label] for label in lesion_ids]),
-        )
-
     structures, findings = {}, {}
     for name, ids in _named(names).items():
-        made = structure(name, ids, tuple(lesions.get(name, ())))
+        made = tool.structure(name, ids, tuple(lesions.get(name, ())), names)
         (findings if is_finding(name) else structures)[name] = made
     scene = Scene(
         structures,
@@ -236,7 +242,7 @@ def measure(
     for group, members in _together(scene).items():
         ids = tuple(dict.fromkeys(i for member in members for i in member.ids))
         lesion_ids = tuple(i for member in members for i in member.lesion_ids)
-        scene.groups[group] = structure(group, ids, lesion_ids)
+        scene.groups[group] = tool.structure(group, ids, lesion_ids, names)
     return scene
 
 

@@ -12,6 +12,7 @@ import nibabel.orientations as nio
 import numpy as np
 import torch
 
+from photon.errors import InputError
 from photon.volume.preparation import Preparation
 from photon.volume.sampling import (
     apply_axes,
@@ -245,3 +246,12 @@ def same_grid(first: VoxelGrid, second: VoxelGrid) -> bool:
     corners[:, :3] = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(first[0][::-1]) - 1)
     distance = np.linalg.norm((corners @ (first[1] - second[1]).T)[:, :3], axis=1)
     return bool(distance.max() <= 0.1 * spacing_of(first[1]).min())
+
+
+def check_grid(labels: Volume, grid: VoxelGrid, scan: object) -> None:
+    """Raise InputError unless a label map lies on the grid of its scan, which `scan` names."""
+    if not same_grid(labels.grid, grid):
+        raise InputError(
+            f"{labels.source}: lies on another voxel grid than {scan} (shape or affine differ). "
+            "Resample the label map to its scan with nearest neighbour."
+        )

@@ -37,7 +37,6 @@ class _Bytes:
         self._input = self._next_block()
         self.compressed = self._input[:2] == b"\x1f\x8b"
         self._member = isal_zlib.decompressobj(wbits=31) if self.compressed else None
-        self._members = 1
         self._ended = False
 
     def _next_block(self) -> bytes:

@@ -28,7 +28,7 @@ from torch import Tensor
 from photon.errors import InputError
 from photon.files import write_json
 from photon.volume.content_store import ContentStore, Entry, read_json
-from photon.volume.geometry import Preparation, prepare_labels, prepare_volume, same_grid
+from photon.volume.geometry import Preparation, check_grid, prepare_labels, prepare_volume
 from photon.volume.images.store import ImageStore
 from photon.volume.reader import implausible, read_labels, read_volume
 from photon.volume.sources import Located, kind_of
@@ -168,11 +168,7 @@ class VolumeStore(ContentStore):
         info = self.info(like)
         ids = read_labels(labels, self.preparation.assume_orientation)
         grid = (tuple(info["source_shape"]), np.array(info["source_affine"]))
-        if not same_grid((ids.array.shape, ids.affine), grid):
-            raise InputError(
-                f"{labels}: lies on another voxel grid than {like} (shape or affine differ). "
-                "Resample the label map to its scan with nearest neighbour."
-            )
+        check_grid(ids, grid, like)
         self._check_unchanged(labels, ids)
         prepared = prepare_labels(ids, self.preparation)
         return prepared.array, self._sidecar("labels", ids, prepared)

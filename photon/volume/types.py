@@ -29,6 +29,11 @@ class Volume:
     source: str
     sha256: str
 
+    @property
+    def grid(self) -> tuple[tuple[int, ...], np.ndarray]:
+        """Where its voxels are: (shape, affine)."""
+        return self.array.shape, self.affine
+
 
 @dataclass(frozen=True)
 class Frames:
