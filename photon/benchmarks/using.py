@@ -108,7 +108,7 @@ def prepare_benchmark(
     if not cases:
         raise InputError(
             f"no volume of {reader.facts.name} is under {reader.root} ({reader.facts.layout}); "
-            "set root and the folders as KEY=VALUE"
+            "set --root and the folders (--reader.KEY)"
         )
     hu = reader.facts.ct
     return prepare_cases(list(cases.values()), store_root, preparation, workers, check_hu=hu)
