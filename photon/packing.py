@@ -59,8 +59,8 @@ class Segments:
     @cached_property
     def ids(self) -> Tensor:
         """(R,) segment of every row."""
-        index = torch.arange(len(self), device=self.device)
-        return index.repeat_interleave(self.counts, output_size=self.total)
+        index = torch.arange(len(self)).repeat_interleave(torch.tensor(self.lengths))
+        return index.to(self.device)
 
     @cached_property
     def valid(self) -> Tensor:
@@ -73,6 +73,12 @@ class Segments:
         index = self.starts[:, None] + torch.arange(self.longest, device=self.device)
         return index.masked_fill(~self.valid, 0)
 
+    @cached_property
+    def places(self) -> Tensor:
+        """(R,) cell of the flattened (G, L) block that holds each row; made on the CPU."""
+        within = [torch.arange(n) + g * self.longest for g, n in enumerate(self.lengths)]
+        return torch.cat([torch.arange(0), *within]).to(self.device)
+
     def pad(self, rows: Tensor, fill: float = 0.0) -> Tensor:
         """(R, ...) packed rows to (G, L, ...), with `fill` past each segment's end."""
         assert rows.shape[0] == self.total, (rows.shape, self.total)
@@ -83,7 +89,8 @@ class Segments:
 
     def unpad(self, block: Tensor) -> Tensor:
         """(G, L, ...) back to (R, ...): the inverse of `pad`."""
-        return block.flatten(0, 1) if self.equal else block[self.valid]
+        rows = block.flatten(0, 1)
+        return rows if self.equal else rows.index_select(0, self.places)
 
     def expand(self, values: Tensor) -> Tensor:
         """(G, ...) one value a segment to (R, ...) one a row."""

@@ -128,7 +128,7 @@ class Finetune(PhotonTask):
                 retention_ratio(output.selection, self.band.on), self.band.low, self.band.high
             )
             terms["band"] = self.band.weight * (outside * answer).sum() / n
-        if bool(robust.any()):
+        if bool(routing.robust.any()):
             entropy = robust_loss(output.answers.logits, output.answers.questions)
             terms["robust"] = self.robust.weight * (entropy * robust).sum() / n
         if output.flipped is not None:
@@ -193,16 +193,16 @@ def retention_rows(batch: VolumeBatch, selection: Selection | None, band: Band) 
         columns = {"soft_keep": torch.ones_like(visual), "hard_keep": torch.ones_like(visual)}
         kept = visual
     else:
-        columns = {
-            "soft_keep": selection.soft_ratio.detach().float().cpu(),
-            "hard_keep": selection.hard_ratio.float().cpu(),
-        }
-        kept = selection.counts.float().cpu()
+        told = {"soft_keep": selection.soft_ratio, "hard_keep": selection.hard_ratio}
+        told |= {"kept": selection.counts}
+        if selection.theta is not None:
+            told["theta"] = selection.theta
+        together = torch.stack([value.detach().float() for value in told.values()]).cpu()
+        columns = dict(zip(told, together, strict=True))
+        kept = columns.pop("kept")
         ratio = columns["soft_keep" if band.on == "soft" else "hard_keep"]
         columns["band_hit"] = ((ratio < band.low) | (ratio > band.high)).float()
     columns["kept_tokens"], columns["visual_tokens"] = kept, visual
-    if selection is not None and selection.theta is not None:
-        columns["theta"] = selection.theta.detach().float().cpu()
     names = [record.subtask or "all" for record in batch.records]
     rows = []
     for name in dict.fromkeys(names):

@@ -75,10 +75,11 @@ class Decoding:
 
     def reorder(self, index: Tensor) -> None:
         """Sequence i goes on from what was sequence index[i], to end, repeat or swap sequences."""
-        order = index.tolist()
+        index = index.cpu()
         for cache in self.caches:
-            cache.seen = [cache.seen[i] for i in order]
-        self.positions, self.logits = self.positions[:, order], self.logits[order]
+            cache.seen = [cache.seen[i] for i in index.tolist()]
+        index = index.to(self.logits.device)
+        self.positions, self.logits = self.positions[:, index], self.logits[index]
 
 
 @dataclass(frozen=True)
@@ -157,17 +158,20 @@ def decode(
     active = list(range(len(answers)))
     for step in range(max_new_tokens):
         tokens = choose(decoding.logits, active)
-        going = tokens != end_id
         if streamer is not None:
             streamer.put(tokens.cpu())
-        for i, token in zip(active, tokens.tolist(), strict=True):
-            if token != end_id:
-                answers[i].append(token)
-        active = [i for i, more in zip(active, going.tolist(), strict=True) if more]
+        said = tokens.tolist()
+        going = [place for place, token in enumerate(said) if token != end_id]
+        active = [active[place] for place in going]
+        for i, place in zip(active, going, strict=True):
+            answers[i].append(said[place])
         if not active or step == max_new_tokens - 1:
             break
-        decoding.reorder(going.nonzero()[:, 0])
-        decoding.step(tokens[going])
+        if len(going) < len(said):
+            index = torch.tensor(going)
+            decoding.reorder(index)
+            tokens = tokens[index.to(tokens.device)]
+        decoding.step(tokens)
     if streamer is not None:
         streamer.end()
     return answers

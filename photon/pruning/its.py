@@ -146,7 +146,7 @@ class PhotonPruner(nn.Module):
             prob = retention_probability(rho, theta, self.tau, pairs)
             mask = rank(rho.detach(), pairs) < pairs.expand(counts)
         empty = context.text.counts == 0
-        if bool(empty.any()):
+        if 0 in context.text.lengths:
             warnings.warn("a question without instruction tokens keeps all of them", stacklevel=2)
         mask = mask | pairs.expand(empty)
         return Selection(mask, pairs, scores=rho, prob=prob, theta=theta)
