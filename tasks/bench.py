@@ -12,6 +12,9 @@ import sys
 WORDS = {"nargs": "*", "metavar": "KEY=VALUE", "help": "as train.py takes them"}
 
 
+MODES = ("train", "prefill")
+
+
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `bench` with its parts."""
     parser = subparsers.add_parser(
@@ -44,10 +47,23 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="WORDS",
         help="such as 'model=photon_max pruner=none'; the first is what others are compared with",
     )
-    step.add_argument("--mode", choices=("train", "prefill"), default="train")
+    step.add_argument("--mode", choices=MODES, default="train")
     step.add_argument("--rounds", type=int, default=10, help="of all cases in turn")
     step.add_argument("--out", metavar="JSON", help="write all numbers with the environment here")
     step.set_defaults(run=run_step)
+    growth = parts.add_parser(
+        "growth",
+        help="seconds and memory a question against the questions of a volume, measured here",
+        description="Unpruned, the three tails (pruner.tail) and the stock Transformers class, on "
+        "the same weights and volume, in turns: a training step and the prefill.",
+    )
+    growth.add_argument("words", **WORDS)
+    growth.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    growth.add_argument("--layers", type=int, help="of the decoder and encoder (default: all)")
+    growth.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    growth.add_argument("--rounds", type=int, default=5, help="of all cases in turn")
+    growth.add_argument("--out", metavar="FOLDER", help="write growth.json and growth.png here")
+    growth.set_defaults(run=run_growth)
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -96,6 +112,24 @@ def run_step(args: argparse.Namespace) -> int:
     }
     print(step_text(report))
     _write(args.out, report)
+    return 0
+
+
+def run_growth(args: argparse.Namespace) -> int:
+    """Measure, print and draw; returns 0."""
+    from pathlib import Path
+
+    from photon.cost.growth import growth_text, measure_growth, save_growth
+    from tasks.entry import compose
+    from tasks.plan import models_by_tail
+
+    config = compose([*args.words, "model.checkpointing=false"])
+    models, precision = models_by_tail(config, args.layers)
+    how = (args.counts, args.modes, precision, config["seed"])
+    report = measure_growth(models, *how, rounds=args.rounds, say=_say)
+    print(growth_text(report))
+    if args.out:
+        save_growth(report, Path(args.out))
     return 0
 
 

@@ -6,14 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from photon.batch.dataset import count_items
+from photon.batch.layout import Tail
 from photon.cost.plan import GIB, Assumed, Run, make_plan, remedies
 from photon.cost.report import summary
-from photon.cost.shape import DEVICES, Device
+from photon.cost.shape import DEVICES, Device, Shape
 from photon.cost.step import with_pruner
 from photon.errors import InputError
 from photon.model.photon import PhotonModel, Stage
@@ -108,6 +109,31 @@ def random_model(config: Mapping[str, Any], run: Run, built: dict[str, PhotonMod
         pruner = instantiate({**config["pruner"], "keep": run.assumed.keep}, "pruner")
         pruner = pruner.to(built[key].encoder.visual.patch_embed.proj.weight.device)
     return with_pruner(built[key], pruner)
+
+
+def models_by_tail(
+    config: Mapping[str, Any], layers: int | None
+) -> tuple[dict[str, tuple[PhotonModel, Shape]], str]:
+    """The configured model unpruned and with each tail, on the same weights, and its precision.
+
+    layers: so many decoder layers and vision blocks, None for all. Raises InputError without a
+    pruner.
+    """
+    if not config["pruner"]:
+        raise InputError("bench growth compares the tails of a pruner: leave pruner=none out")
+    if layers is not None:
+        text, vision = config["model"]["text"], config["model"]["vision"]
+        full = {"fullatt_block_indexes": [layers - 1]} if "fullatt_block_indexes" in vision else {}
+        vision = {**vision, "depth": layers, **full}
+        text = {**text, "num_hidden_layers": layers}
+        config = {**config, "model": {**config["model"], "text": text, "vision": vision}}
+    found, built = {}, {}
+    *_, run = runs_of(config).values()
+    for tail in ("unpruned", *get_args(Tail)):
+        pruner = {} if tail == "unpruned" else {**config["pruner"], "tail": tail}
+        shape = replace(run, tail="question" if tail == "unpruned" else tail).shape
+        found[tail] = random_model({**config, "pruner": pruner}, run, built), shape
+    return found, run.precision
 
 
 def count_gpus(trainer: Mapping[str, Any], assumed: Assumed) -> int:

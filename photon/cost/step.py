@@ -55,11 +55,15 @@ class Case:
 
     def step(self) -> Step:
         """What is timed."""
-        batch = random_batch(self.model, self.shape, self.mode, self.seed).to(self.device)
+        batch = self.batch()
         self.model.train(self.mode == "train")
-        return passes(self.model, lambda: self._loss(batch), self.mode, self.precision)
+        return passes(self.model, lambda: self.loss(batch), self.mode, self.precision)
 
-    def _loss(self, batch: VolumeBatch) -> torch.Tensor:
+    def batch(self) -> VolumeBatch:
+        return random_batch(self.model, self.shape, self.mode, self.seed).to(self.device)
+
+    def loss(self, batch: VolumeBatch) -> torch.Tensor:
+        """The answers' mean cross-entropy."""
         answers = self.model(batch, self.stage).answers
         return answer_loss(answers.logits, answers.targets, answers.questions).mean()
 
@@ -120,15 +124,15 @@ def random_batch(model: PhotonModel, shape: Shape, mode: Mode, seed: int = 0) ->
     """One random volume with random questions of the shape's lengths; prefill asks for one row."""
     generator = torch.Generator().manual_seed(seed)
     volume = torch.rand(model.preparation.size, generator=generator)
-    vocabulary = model.backbone.config.text_config.vocab_size
+    words = min(model.backbone.config.text_config.vocab_size // 2, 512)  # none is a special token
     answer = shape.answer if mode == "train" else 1
 
     def prompt(head: list[int]) -> Prompt:
         n = shape.question + answer
-        suffix = torch.randint(vocabulary // 2, (n,), generator=generator).tolist()
+        suffix = torch.randint(words, (n,), generator=generator).tolist()
         return Prompt(head[:-1], head[-1:], suffix, (0, shape.question), shape.question)
 
-    head = torch.randint(vocabulary // 2, (shape.prefix,), generator=generator).tolist()
+    head = torch.randint(words, (shape.prefix,), generator=generator).tolist()
     return model.builder([(volume,)], [[prompt(head) for _ in range(shape.questions)]])
 
 
@@ -140,9 +144,10 @@ def measure(
     say: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """Seconds, processor seconds and peak memory of each step: medians over interleaved rounds."""
-    memory = []
-    for _ in range(max(warmup, 1)):
-        memory = [peak_memory(step, device) for step in steps]
+    for _ in range(warmup):
+        for step in steps:
+            step()
+    memory = [peak_memory(step, device) for step in steps]
     wall: list[list[float]] = [[] for _ in steps]
     busy: list[list[float]] = [[] for _ in steps]
     for number in range(rounds):

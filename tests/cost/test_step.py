@@ -2,12 +2,15 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from photon.commands.cli import main
+from photon.cost.growth import stock_loss
 from photon.cost.step import Case, measure, parts_of, peak_memory, with_pruner
+from tasks.bench import MODES
 from tasks.entry import compose
 from tasks.plan import random_model, runs_of
 from tests.small import SMALL
@@ -49,7 +52,7 @@ def test_cases_of_one_model_share_its_weights_and_take_turns() -> None:
     assert other.backbone is model.backbone
     order = []
     measure([lambda: order.append("a"), lambda: order.append("b")], CPU, rounds=3)
-    assert order == ["a", "b"] * 4  # once to warm up, with the memory measured
+    assert order == ["a", "b"] * 5  # to warm up, for the memory, and three rounds
 
 
 def test_a_training_step_has_gradients_and_a_prefill_does_not() -> None:
@@ -63,6 +66,35 @@ def test_a_training_step_has_gradients_and_a_prefill_does_not() -> None:
         forward = model.trunk
         assert set(parts_of(model, step)) == PARTS
         assert model.trunk == forward  # the watch is off again
+
+
+def test_growth_stands_beside_the_stock_class(tmp_path, capsys) -> None:
+    command = ["bench", "growth", *WORDS, "--counts", "1", "3", "--rounds", "1", "--layers", "3"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    report = json.loads((tmp_path / "growth.json").read_text())
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+    names = ["unpruned", "question", "union", "all"]
+    own = [(mode, k, name) for mode in ("train", "prefill") for k in (1, 3) for name in names]
+    found = [(c["mode"], c["questions"], c["name"]) for c in report["cases"]]
+    assert [c for c in found if c[2] != "stock class"] == own
+    assert (
+        found.count(("train", 1, "stock class")) == found.count(("prefill", 1, "stock class")) == 1
+    )
+    kept = {c["name"]: c["kept_tokens"] for c in report["cases"]}
+    assert kept == {name: 16 if name in ("unpruned", "stock class") else 8 for name in kept}
+    assert all(c["seconds"] > 0 < c["processor_seconds"] for c in report["cases"])
+    assert "seconds of k questions" in text and "train: seconds a question" in text
+
+
+@pytest.mark.parametrize("mode", ["train", "prefill"])
+def test_the_stock_class_sees_the_same_rows(mode) -> None:
+    """Unpruned, one question: the same loss, so the same input and the same weights."""
+    model, run = small_model()
+    shape = replace(run.shape, questions=1)
+    case = Case("one", with_pruner(model, None), shape, "off", mode)
+    with torch.no_grad():
+        torch.testing.assert_close(stock_loss(case)(), case.loss(case.batch()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is Linux's")
