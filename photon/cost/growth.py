@@ -41,9 +41,8 @@ def measure_growth(
         one = replace(cases[0], name=STOCK, shape=replace(cases[0].shape, questions=1))
         stock = passes(one.model.backbone, stock_loss(one), mode, precision)
         steps = [*(case.step() for case in cases), stock]
-        found = measure(
-            steps, one.device, rounds, say=lambda text, mode=mode: say(f"{mode}: {text}")
-        )
+        say(f"{mode}: {len(steps)} cases")
+        found = measure(steps, one.device, rounds, say=say)
         facts = [case.facts() for case in [*cases, one]]
         measured += [fact | numbers for fact, numbers in zip(facts, found, strict=True)]
     return environment(one) | {"cases": measured}

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from photon.batch.patches import patch_coordinates
-from photon.commands.cli import main
+from photon.commands.cli import build_parser, main
 from photon.cost.flops import decoder_flops, forward_flops, linear_weights
 from photon.cost.memory import activations, kept_pairs, layout_of, saved_bytes
 from photon.cost.plan import GIB, Run, State, make_plan, plan_state, remedies
@@ -295,12 +295,6 @@ def test_command_prints_tables_and_json(capsys) -> None:
 
 @pytest.mark.parametrize("words", cases("python -m photon bench"))
 def test_what_the_pages_plan_and_measure_composes(words: list[str]) -> None:
-    flags = {"--json": 0, "--case": 1, "--mode": 1, "--rounds": 1, "--out": 1}
-    given, each, more = [], [], words[5:]
-    while more:
-        word = more.pop(0)
-        taken = [more.pop(0) for _ in range(flags.get(word, 0))]
-        each += [taken[0].split()] if word == "--case" else []
-        given += [] if word in flags else [example(word)]
-    for case in each or [[]]:
-        assert runs_of(compose([*given, *case]))
+    args = build_parser().parse_args(words[3:])
+    for case in getattr(args, "case", None) or [""]:
+        assert runs_of(compose([*map(example, args.words), *case.split()]))
