@@ -172,6 +172,21 @@ def test_pruners_before_the_language_model_answer_beside_those_inside(
     assert masks[0] != masks[1] != masks[2]
 
 
+def test_controls_too_can_drop_before_the_first_layer(model, data, together, tmp_path):
+    """At layer None the same masks as inside act on what the first layer reads."""
+    bare = PhotonModel(
+        model.backbone, None, tokenizer=model.tokenizer, preparation=model.preparation
+    ).eval()
+    names = ["no_pruning", *budget_conditions([3], ["random", "uniform", "oracle", "divprune"])]
+    rows = evaluator(bare, data, tmp_path, layer=None).run(names)
+    for name in names[1:4]:
+        masks = [[row["kept_mask"] for row in found[name]] for found in (rows, together)]
+        assert masks[0] == masks[1]
+    answers = [[row["prediction"] for row in rows[name]] for name in names]
+    assert answers[0] == [row["prediction"] for row in together["no_pruning"]]
+    assert answers[1] != [row["prediction"] for row in together["random@3"]]
+
+
 def test_names_of_conditions():
     assert parse_condition("photon@0.1").keep == 0.1
     assert parse_condition("fastv@1").keep == 1 and isinstance(parse_condition("fastv@1").keep, int)

@@ -40,4 +40,4 @@ class GivenPruner(nn.Module):
         if lengths != context.pairs.lengths:
             raise ValueError(f"masks of {lengths} tokens for questions of {context.pairs.lengths}")
         keep = torch.from_numpy(np.concatenate([mask.ravel() for mask in self.masks]))
-        return Selection(keep.bool().to(context.queries.device), context.pairs)
+        return Selection(keep.bool().to(context.pairs.device), context.pairs)
