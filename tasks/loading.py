@@ -8,25 +8,30 @@ from typing import Any
 from photon.model.photon import PhotonModel
 from photon.weights.checkpoints import load_export, replace_pruner, weights_folder
 from photon.weights.checks import check_threshold
-from photon.weights.device import find_device
+from photon.weights.device import for_inference
 from tasks.schema import instantiate
 
 
 def load_model(config: dict[str, Any]) -> PhotonModel:
     """The model of an `EvalConfig`, on its device, with the pruner that was chosen, if one was.
 
+    device, dtype and attention of the configuration are in place of those of its `model`.
+
     Raises InputError where an untrained threshold would choose tokens.
     """
     pruner = instantiate(config["pruner"], "pruner") if config.get("pruner") else None
+    dtype = None if config["dtype"] == "auto" else config["dtype"]
     if config.get("model"):
-        model = instantiate(config["model"], "model", pruner=pruner)
+        device, dtype, attention = for_inference(config["device"], dtype, config["attention"])
+        own = {"dtype": str(dtype).removeprefix("torch."), "attention": attention, "device": device}
+        model = instantiate({**config["model"], **own}, "model", pruner=pruner)
     else:
-        model = load_export(config["ckpt"])
+        model = load_export(config["ckpt"], config["attention"], dtype, config["device"])
         if "pruner" in config:  # pruner=none keeps every token
             replace_pruner(model, pruner)
     if pruner is not None:
         check_threshold(pruner, config["evaluation"]["keep"])
-    return model.to(find_device(config["device"])).eval()
+    return model.to(next(model.backbone.parameters()).device).eval()
 
 
 def weights_of(config: dict[str, Any]) -> list[Path]:

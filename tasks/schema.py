@@ -12,7 +12,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate as hydra_instantiate
@@ -67,6 +67,8 @@ class EvalConfig:
     pruner: dict[str, Any] | None = None
     predictions: str | list[str] | None = None
     device: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    attention: Literal["auto", "sdpa", "flash", "varlen"] = "auto"
 
 
 def supplied_arguments(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

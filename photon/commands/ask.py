@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
     keep, options = budget(args.keep), choice(args)
     disable_progress_bar()  # one answer, not a bar of weights
     clock = [time.perf_counter()]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_export(args.model).to(device)
+    model = load_export(args.model)
+    device = next(model.parameters()).device
     if args.pruner is not None:
         replace_pruner(
             model, None if args.pruner == "none" else find_pruner(args.pruner)().to(device)

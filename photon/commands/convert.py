@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
     from photon.weights.checkpoints import load_export, read_spec, save_export
 
-    model = load_export(args.source)
+    model = load_export(args.source, dtype="auto", device="cpu")
     if args.no_pruner:
         model.pruner = None
     spec = read_spec(Path(args.source)) or {}  # a checkpoint of the authors' has none

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     for key in ("volumes", "per_volume", "tokens"):
         if getattr(args, key) < 1:
             raise InputError(f"--{key.replace('_', '-')} {getattr(args, key)}: give at least 1")
-    model = load_export(args.model)
+    model = load_export(args.model, dtype="float32", device="cpu")
     if model.pruner is None:
         raise InputError(f"{args.model} does not prune: give an export of a model that does")
     path = Path(args.questions)

@@ -31,7 +31,7 @@ from photon.weights.backbone import (
     replace_patch_embedding,
 )
 from photon.weights.checks import READING, check_channels, check_shape, check_trained
-from photon.weights.device import find_device, find_dtype
+from photon.weights.device import find_device, find_dtype, for_inference
 from photon.weights.keys import EXPORTED
 from photon.weights.loading import (
     PRUNER_FILE,
@@ -184,12 +184,13 @@ def save_export(
 
 def load_export(
     folder: str | Path,
-    attention: str = "sdpa",
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    attention: str = "auto",
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "auto",
 ) -> PhotonModel:
     """Load an export, or a checkpoint of the authors', ready to answer.
 
+    attention, dtype, device: by default what the machine answers fastest with (`for_inference`).
     Raises InputError when anything is missing or damaged.
     """
     folder = Path(folder)
@@ -215,6 +216,7 @@ def load_export(
             )
     words = load_tokenizer(str(folder))
     check_tokenizer(checkpoint.config, words)
+    device, dtype, attention = for_inference(device, dtype, attention, checkpoint.dtype)
     model = PhotonModel(
         checkpoint.load_backbone(dtype, device),
         pruner,

@@ -1,5 +1,6 @@
 """Where a process runs its model, in which precision and with which attention."""
 
+import importlib.util
 import os
 
 import torch
@@ -34,3 +35,28 @@ def find_dtype(name: str, stored: torch.dtype | None = None) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"model.dtype={name!r}: legal values are {', '.join(DTYPES)}, auto")
     return DTYPES[name]
+
+
+def for_inference(
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    attention: str = "auto",
+    stored: torch.dtype | None = None,
+) -> tuple[str, torch.dtype, str]:
+    """Device, precision and attention to answer with, by what the machine has.
+
+    device: `auto` is the GPU, if any. dtype: None is bfloat16 on a GPU and float32 elsewhere, a
+    name is that of `find_dtype`. attention: `auto` is, on a GPU in bfloat16, flash-attn where it is
+    installed and torch's varlen kernel otherwise; elsewhere sdpa, which alone has float32.
+    """
+    device = find_device(str(device))
+    cuda = device.startswith("cuda")
+    if dtype is None:
+        dtype = torch.bfloat16 if cuda else torch.float32
+    elif isinstance(dtype, str):
+        dtype = find_dtype(dtype, stored)
+    if attention == "auto":
+        kernels = {"flash": "flash_attn", "varlen": "torch.nn.attention.varlen"}
+        there = [name for name, module in kernels.items() if importlib.util.find_spec(module)]
+        attention = there[0] if there and cuda and dtype == torch.bfloat16 else "sdpa"
+    return device, dtype, attention

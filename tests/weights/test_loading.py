@@ -10,7 +10,7 @@ from photon.errors import InputError
 from photon.volume.preparation import Preparation
 from photon.weights.backbone import FAMILIES, empty_backbone, read_config
 from photon.weights.checkpoints import build_model, load_tokenizer
-from photon.weights.device import find_dtype
+from photon.weights.device import find_dtype, for_inference
 from photon.weights.loading import open_checkpoint
 from tests.weights.checkpoint_files import shapes, stock_model, stored_state, write
 
@@ -243,3 +243,20 @@ def test_an_empty_backbone_has_shapes_and_rotary_frequencies_only(family):
     assert {b.dtype for b in narrow.buffers()} == {torch.float32}
     for name, value in stock.named_buffers():
         assert torch.equal(dict(empty.named_buffers())[name], value), name
+
+
+def test_what_a_machine_answers_with(monkeypatch):
+    """The fastest that is there; what was asked for stays."""
+    there = {"flash_attn", "torch.nn.attention.varlen"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name in there or None)
+    assert for_inference("cpu") == ("cpu", torch.float32, "sdpa")
+    assert for_inference("cuda:1") == ("cuda:1", torch.bfloat16, "flash")
+    there.remove("flash_attn")
+    assert for_inference("cuda") == ("cuda", torch.bfloat16, "varlen")
+    assert for_inference("cuda", torch.float32) == ("cuda", torch.float32, "sdpa")
+    assert for_inference("cuda", attention="sdpa") == ("cuda", torch.bfloat16, "sdpa")
+    assert for_inference("cpu", "auto", stored=torch.bfloat16) == ("cpu", torch.bfloat16, "sdpa")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert for_inference() == ("cuda:1", torch.bfloat16, "varlen")
