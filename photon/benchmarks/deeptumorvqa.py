@@ -6,7 +6,6 @@ The paper: Tables 2, 5 and 6.
 from __future__ import annotations
 
 import csv
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from photon.benchmarks.judging import (
     answer_of,
     by_value,
     is_choice,
+    names_answer,
     option_texts,
     strict_choice,
     text_of,
@@ -126,7 +126,7 @@ class DeepTumorVQA(Benchmark):
         "AbdomenAtlas/image_only/BDMAP_*/",
         counts={"train": 355_962, "test": 39_650},
     )
-    protocols = ("official", "strict")
+    protocols = ("official", "lenient", "strict")
     tables = (
         PaperTable(2, "DeepTumorVQA", models_in_rows=False),
         PaperTable(5, "Kidney tumor recognition", models_in_rows=False),
@@ -135,8 +135,10 @@ class DeepTumorVQA(Benchmark):
     differences = (
         "official wants the supervised answer to the character, and skips a yes or no that it "
         "cannot read in Table 5; strict reads letters, option texts and normalised text, reads "
-        '"1,234" as 1234, and counts an unreadable yes or no as wrong. MRA is the paper\'s in both.'
+        '"1,234" as 1234, and counts an unreadable yes or no as wrong. MRA is the paper\'s in all; '
+        "lenient is strict, and reads an answer inside a sentence."
     )
+    unread: ClassVar[str] = "left out"  # official: an answer that is neither yes nor no
     version: ClassVar[int] = 1  # 2 replaced it under the same address
 
     def filled(self) -> tuple[PaperTable, ...]:
@@ -208,11 +210,10 @@ class DeepTumorVQA(Benchmark):
 
     def _free(self, row: Row, numeric: bool) -> dict[str, Any]:
         question, answer = need(row, "question"), need(row, "answer")
-        return {
-            "question": question,
-            "answer": answer,
-            "value": number_of(answer) if numeric else None,
-        }
+        value = metrics.parse_number(answer) if numeric else None
+        if numeric and value is None:
+            raise BadRow("row", f"the answer {answer!r} of a numeric question holds no number")
+        return {"question": question, "answer": answer, "value": value}
 
     def _official(self, row: Row, answer: str) -> dict[str, Any]:
         """System prompt and question in v2's wording, by subtype; they do not know the answer."""
@@ -240,13 +241,19 @@ class DeepTumorVQA(Benchmark):
         clinical = [row for row in rows if squash(subtype_of(row)) == squash(CLINICAL)]
         if clinical:
             read = [self.yes_no(row, protocol) for row in clinical]
-            add_clinical(scored, "Kidney tumor", clinical, read, wrong=protocol == "strict")
+            add_clinical(
+                scored,
+                "Kidney tumor",
+                clinical,
+                read,
+                self.unread if protocol == "official" else "wrong",
+            )
         scored.tokens("Tokens", rows)
         return scored
 
     def judge(self, row: Row, protocol: str) -> Judged:
         """One question: choice, number or text."""
-        strict = protocol == "strict"
+        strict = protocol != "official"
         if is_choice(row):
             return strict_choice(row) if strict else by_value(row, text_of(row) == answer_of(row))
         if answer_kind(row) == "number":
@@ -254,6 +261,7 @@ class DeepTumorVQA(Benchmark):
         gold = metrics.normalize_text(answer_of(row))
         plain = metrics.normalize_text(text_of(row))
         right = plain == gold != "" if strict else text_of(row) == answer_of(row)
+        right = right or protocol == "lenient" and names_answer(text_of(row), answer_of(row))
         return Judged(float(right), gold, gold if right else UNREAD if plain == gold else plain)
 
     def yes_no(self, row: Row, protocol: str) -> tuple[bool | None, bool | None]:
@@ -317,40 +325,35 @@ def split_options(text: str) -> tuple[str, dict[str, str]]:
     return text[: marks[0].start()].strip(), choices
 
 
-def number_of(answer: str) -> float:
-    """The number of a numeric answer; BadRow where there is none."""
-    value = metrics.parse_number(answer)
-    if value is None or not math.isfinite(value):
-        raise BadRow("row", f"the answer {answer!r} of a numeric question holds no number")
-    return value
-
-
 def add_clinical(
     scored: Scored,
     group: str,
     rows: Sequence[Row],
     read: Sequence[tuple[bool | None, bool | None]],
-    wrong: bool,
+    unread: str,
 ) -> None:
     """Sensitivity, specificity and accuracy of yes-or-no questions (Table 5).
 
-    read: (truth, answer) of each. An answer that cannot be read is `wrong`, or left out with a note
-    of how many.
+    read: (truth, answer) of each. An answer that cannot be read is "wrong", "left out" with a note
+    of how many, or "no": then it is no positive, and yet not accurate.
     """
     used = [
-        (row, truth, truth == answer)
+        (row, truth, answer)
         for row, (truth, answer) in zip(rows, read, strict=True)
-        if truth is not None and (wrong or answer is not None)
+        if truth is not None and (unread != "left out" or answer is not None)
     ]
     if len(used) < len(rows):
         scored.notes.append(f"{group}: {len(rows) - len(used)} of {len(rows)} answers left out")
-    if not used:
-        return
     truth = np.array([t for _, t, _ in used], dtype=float)
-    right = np.array([r for _, _, r in used], dtype=float)
-    weights = {"Sensitivity": truth, "Specificity": 1 - truth, "Accuracy": np.ones_like(truth)}
-    for name, weight in weights.items():
-        stats = np.stack([right * weight, weight], axis=-1)
+    right = np.array([t == a for _, t, a in used], dtype=float)
+    quiet = np.array([a is None and unread == "no" for _, _, a in used], dtype=float)
+    counted = {
+        "Sensitivity": (right, truth),
+        "Specificity": (right + quiet, 1 - truth),
+        "Accuracy": (right, np.ones_like(truth)),
+    }
+    for name, (values, weight) in counted.items():
+        stats = np.stack([values * weight, weight], axis=-1)
         scored.measures[group, name] = measure_of([row for row, _, _ in used], stats)
 
 

@@ -55,6 +55,7 @@ class DeepTumorVQA2(DeepTumorVQA):
         splits=("train", "val", "test"),
     )
     tables = ()
+    unread: ClassVar[str] = "no"
     version: ClassVar[int] = 2
     differences = (
         "official weighs every question alike and scores numbers by 1 - relative error; strict "
@@ -77,7 +78,7 @@ class DeepTumorVQA2(DeepTumorVQA):
         return scored
 
     def judge(self, row: Row, protocol: str) -> Judged:
-        if protocol == "strict":
+        if protocol != "official":
             return super().judge(row, protocol)
         text = _THOUGHT.sub("", text_of(row)).strip()
         if is_choice(row):
@@ -94,11 +95,11 @@ class DeepTumorVQA2(DeepTumorVQA):
         return Judged(float(answer == gold != ""), gold, answer or UNREAD)
 
     def yes_no(self, row: Row, protocol: str) -> tuple[bool | None, bool | None]:
-        if protocol == "strict" or is_choice(row):
+        if protocol != "official" or is_choice(row):
             return super().yes_no(row, protocol)
         truth = yes_or_no(answer_of(row))
         answer = yes_or_no(_THOUGHT.sub("", text_of(row)))
-        return (truth == "yes") if truth else None, answer == "yes"  # unreadable counts as no
+        return (truth == "yes") if truth else None, (answer == "yes") if answer else None
 
     def _average(
         self, scored: Scored, group: str, rows: Sequence[Row], judged: Sequence[Judged]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ Row = Mapping[str, Any]
 Key = tuple[str, str]  # (group, measure): one row of a table
 Bert = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 UNREAD = "(unread)"
+YES, NO = frozenset({"yes", "true"}), frozenset({"no", "not", "false"})
 MAX_CLASSES = 12  # a confusion table of more classes is no longer read by anyone
 
 
@@ -152,3 +153,21 @@ def answer_of(row: Row) -> str:
     """The supervised answer as text."""
     answer = row.get("answer")
     return "" if answer is None else str(answer)
+
+
+def names_answer(text: str, answer: str, yes: Set[str] = YES, no: Set[str] = NO) -> bool:
+    """Whether a sentence says an answer: "The answer is yes." says yes, "No, it is not" says no.
+
+    Yes or no is the one of `yes` and `no` that is said, the first word if both are; any other
+    answer has to stand in the text as whole words.
+    """
+    words, gold = metrics.normalize_text(text).split(), metrics.normalize_text(answer)
+    if not words or not gold:
+        return False
+    for own, other in ((yes, no), (no, yes)):
+        if gold in own:
+            said = [word in own for word in words if word in own | other]
+            return bool(said) and (all(said) or said[0] and words[0] in own)
+    if not gold.isascii():  # no blanks between words
+        return gold in "".join(words)
+    return f" {gold} " in f" {' '.join(words)} "

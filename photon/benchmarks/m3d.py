@@ -18,6 +18,7 @@ from photon.benchmarks.benchmark import (
     need,
 )
 from photon.benchmarks.rows import Row
+from photon.evaluation.metrics import normalize_text
 from photon.questions.record import Record
 from photon.questions.templates import REPORT_REQUESTS
 from photon.volume.types import ScanHeader
@@ -79,6 +80,8 @@ class M3DVqa(Benchmark):
         if self.form == "choice":
             choices = {c: need(row, f"choice{c.lower()}", f"Choice {c}") for c in "ABCD"}
             letter = letter_of(need(row, "answerchoice", "Answer Choice"), choices)
+            if normalize_text(choices[letter]) != normalize_text(answer):
+                raise BadRow("choice", f"answer {answer!r} is not the text of option {letter}")
             fields = choice_fields(question, choices, letter)
             if self.prompt == "official":
                 options = " ".join(f"{key}. {text}" for key, text in choices.items())

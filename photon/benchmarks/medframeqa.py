@@ -213,6 +213,8 @@ def judge(row: Row, protocol: str) -> Judged:
         return strict_choice(row)
     if not text_of(row):
         return Judged(0.0, skipped=True)
+    if "cot_reasoning" in row:  # its result.json, in which the answer is a letter already
+        return by_value(row, text_of(row).strip() == gold_letter(row))
     choices = {k.upper(): v for k, v in (row.get("choices") or {}).items()}
     return by_value(row, official_letter(text_of(row), choices) == gold_letter(row))
 
@@ -221,7 +223,8 @@ def official_letter(text: str, choices: Mapping[str, str]) -> str:
     """The letter that the benchmark's parser finds; "" for none.
 
     In order: boxed{X}; the first option letter after the last marker ("Answer:", "Final Answer");
-    "(X)"; "X."; in answers of more than five words the text of an option. Of several the last.
+    "(X)"; "X."; in answers of more than five words the text of an option. Of several the last, and
+    of two that begin at one place the first option.
     """
     for letter in re.findall(r"boxed\{([A-Z])\}", text):
         if letter in choices:
@@ -238,14 +241,14 @@ def official_letter(text: str, choices: Mapping[str, str]) -> str:
     for form in ("({})", "{}."):
         places = [(text.rfind(form.format(x)), x) for x in choices if form.format(x) in text]
         if places:
-            return max(places)[1]
+            return max(places, key=lambda place: place[0])[1]
     if len(text.split()) > 5:
         lower = text.lower()
         # Option texts end at their first ". ", as the benchmark cuts "A. text" there.
         options = {x: v.split(". ")[0].lower() for x, v in choices.items()}
         places = [(lower.rfind(v), x) for x, v in options.items() if v in lower]
         if places:
-            return max(places)[1]
+            return max(places, key=lambda place: place[0])[1]
     return ""
 
 

@@ -126,8 +126,9 @@ class Rad3D(Benchmark):
     differences = (
         'Closed questions: official wants "B." anywhere in the answer, paper the supervised answer '
         "itself up to case and white space, strict the right option and no other, by letter or "
-        'text. Open questions: official and paper read an empty answer as "nan" and take the '
-        "median of resamples of ROUGE-1; strict takes it as empty, and the mean."
+        "text. Open questions: official leaves empty answers out, as its script does, and paper "
+        'reads them as "nan"; both take the median of resamples of ROUGE-1. strict takes an empty '
+        "answer as empty, and the mean of ROUGE-1."
     )
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
@@ -202,6 +203,12 @@ class Rad3D(Benchmark):
                 judged = [judge(r, protocol) for r in closed]
                 names = [str(r.get("subtask")) for r in closed]
                 scored.closed(task, closed, judged, groups=names)
+            if protocol == "official":  # its script drops them
+                answered = [r for r in opened if text_of(r).strip()]
+                if len(answered) < len(opened):
+                    count = f"{len(opened) - len(answered)} of {len(opened)}"
+                    scored.notes.append(f"{task}: {count} empty answers left out (official)")
+                opened = answered
             if opened:
                 names = [str(r.get("subtask")) for r in opened]
                 add_text(scored, task, opened, names, protocol != "strict", bert)

@@ -67,10 +67,13 @@ def parse_number(text: str | None) -> float | None:
 
 
 def parse_number_vsi(text: str | None) -> float | None:
-    """VSI-Bench's reading: the first white-space token, without its final ".", as a number."""
-    tokens = (text or "").split()
+    """VSI-Bench's reading: what stands before the first blank, without its final ".", as a number.
+
+    Only a blank separates: "12\\n34" is no number there.
+    """
+    first = (text or "").split(" ")[0].rstrip(".").strip()
     try:
-        value = float(tokens[0].rstrip(".")) if tokens else None
+        value = float(first) if first else None
     except ValueError:
         return None
     return None if value is None or np.isnan(value) else value
@@ -178,8 +181,11 @@ def _rouge_scorer():
 
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
 _BOXED = re.compile(r"boxed\{\s*(?:\\text\{)?\s*\(?([A-Za-z])\)?[.]?\s*\}?\s*\}")
-_MARKER = re.compile(r"\b(?:final\s+answer|answer)\b\**\s*(?:is\b|:|=)\s*:?\**\s*", re.IGNORECASE)
-_SEPARATORS = re.compile(r"[\s()\[\]*\"'.,;:/&+!-]+")
+_TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
+_MARKER = re.compile(
+    r"\b(?:final\s+answer|answer)\b[\"'*]*\s*(?:is\b|:|=)\s*:?[\"'*]*\s*", re.IGNORECASE
+)
+_SEPARATORS = re.compile(r"[\s()\[\]{}<>`*\"'.,;:/&+!-]+")
 _LEADING = re.compile(r"[\s(\[*\"']*([A-Za-z])([)\].:,*]+|\s+-)\s*(.*)", re.DOTALL)
 _MARKED = re.compile(
     r"(?:\(([A-Za-z])\)|(?<![A-Za-z0-9.])([A-Z])[.):](?![A-Za-z0-9])"
@@ -187,28 +193,29 @@ _MARKED = re.compile(
 )
 _BARE = re.compile(
     r"(?<![A-Za-z0-9'.-])(?:([B-HJ-Z])(?![A-Za-z0-9'-])"
-    r"|([AI])(?=\s*[,;.!?]|\s*$|\s+(?:and|or|but|is\s+(?:correct|right|the))\b))"
+    r"|([AI])(?=\s*[,;.!?]|[ \t]*(?:\n|$)|\s+(?:and|or|but|is\s+(?:correct|right|the))\b))"
 )
 
 
 def parse_letter(text: str | None, choices: Mapping[str, str] | None = None) -> str | None:
     """The one option that a text names, or None where it names none or several.
 
-    Read in this order: reasoning between think tags is removed; boxed{B}; what follows "Answer:" or
-    "the answer is"; the text of an option; "B", "B.", "(B)", "B. right"; letters inside a sentence
-    ("option B", "(B)"; an "A" before a noun is an article, not an option); option texts inside a
-    sentence. A letter that is followed by the text of a *different* option names two options.
+    Read in this order: reasoning between think tags is removed; boxed{B}; between answer tags; what
+    follows "Answer:", "the answer is" or an "answer" key of JSON; the text of an option; "B", "B.",
+    "(B)", "B. right"; letters inside a sentence ("option B", "(B)"; an "A" before a noun is an
+    article and no option, alone in its line it is one); option texts inside a sentence. A letter
+    that is followed by the text of a *different* option names two options.
     Letters that are not among `choices` are no options; without choices A to Z all are.
     """
     text = _THOUGHT.sub(" ", unicodedata.normalize("NFKC", text or "")).strip()
     options = {k.upper(): normalize_text(v) for k, v in (choices or {}).items()}
-    for pattern in (_BOXED, _MARKER):
+    for pattern in (_BOXED, _TAGGED, _MARKER):
         found = list(pattern.finditer(text))
         if not found:
             continue
         ends = [m.start() for m in found[1:]] + [len(text)]
         parts = [
-            m.group(1) if pattern is _BOXED else text[m.end() : e]
+            text[m.end() : e] if pattern is _MARKER else m.group(1)
             for m, e in zip(found, ends, strict=True)
         ]
         named = set().union(*(_named_options(part, options) for part in parts))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.errors import InputError
+from photon.evaluation.metrics import normalize_text
 from photon.files import write_text
 
 RECORD_KEYS = (
@@ -23,6 +24,7 @@ RECORD_KEYS = (
 ).split()
 # Of a foreign file; the first found counts.
 ANSWER_KEYS = ("prediction", "pred_answer", "response", "answer")
+LABEL_KEYS = ("labels", "label", "solution", "correct_answer", "reference", "gold")
 ID_KEYS = ("id", "question_id", "qid")
 
 
@@ -231,6 +233,7 @@ def join_predictions(path: str | Path, records: Sequence[Any]) -> list[dict[str,
             "Give each line the id of its question, or one line per question in order."
         )
     else:
+        _require_labels(path, numbered, records)
         pairs = [(row, text) for _, row, text in answers]
     absent = sum(1 for row, _ in pairs if not row)
     if absent:
@@ -239,7 +242,7 @@ def join_predictions(path: str | Path, records: Sequence[Any]) -> list[dict[str,
             stacklevel=2,
         )
     taken = ("kept_tokens", "visual_tokens", "coverage", "theta")
-    extra = ("kept_mask", "organ_tokens")
+    extra = ("kept_mask", "organ_tokens", "cot_reasoning")
     return [
         prediction_row(
             record,
@@ -305,6 +308,20 @@ def _join_by_id(
             )
         by_id[key], first[key] = (row, text), number
     return [by_id.get(str(record.id), ({}, None)) for record in records]
+
+
+def _require_labels(path: Path, numbered: Sequence[tuple[int, Mapping]], records: Sequence) -> None:
+    """InputError where a line without an id says a true answer that is not its record's."""
+    for (number, row), record in zip(numbered, records, strict=True):
+        label = next((row[key] for key in LABEL_KEYS if row.get(key) is not None), None)
+        letter = str(getattr(record, "answer_letter", None) or "").upper()
+        choice = (getattr(record, "choices", None) or {}).get(letter, "")
+        known = {str(record.answer), letter, choice, f"{letter}. {choice}"} - {""}
+        if label is not None and normalize_text(str(label)) not in map(normalize_text, known):
+            raise InputError(
+                f"{path}:{number}: says that the answer to question {record.id} is {label!r}, and "
+                f"the data set {record.answer!r}. The lines are in another order: give them ids."
+            )
 
 
 def _answer_of(path: Path, number: int, row: Mapping[str, Any]) -> str | None:

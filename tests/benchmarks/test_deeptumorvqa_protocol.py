@@ -111,8 +111,8 @@ def test_an_unreadable_answer_is_skipped_as_published_and_wrong_when_strict():
     values, notes = clinical(pairs, "official")
     assert values == [1.0, 1.0, 1.0] and "2 of 4" in notes[0]
     assert clinical(pairs, "strict") == ([0.5, 0.5, 0.5], [])
-    # v2: what cannot be read counts as no.
-    assert clinical(pairs, "official", V2)[0] == [0.5, 1.0, 0.75]
+    # v2: what cannot be read is no positive, and yet no right answer.
+    assert clinical(pairs, "official", V2)[0] == [0.5, 1.0, 0.5]
 
 
 def test_synonyms_of_both_languages():
@@ -163,3 +163,21 @@ def test_v2_weighs_questions_and_reports_tolerance_bands():
     far = V2.score([number(0, "85", "100")], "official").measures
     bands = {name: far["Numbers", f"Within {name}%"].value() for name in (5, 10, 20, 50)}
     assert bands == {5: 0.0, 10: 0.0, 20: 1.0, 50: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "lenient"),
+    [
+        ("The answer is yes", "yes", 1), ("Yes, there is a tumor.", "yes", 1),
+        ("No, yes", "yes", 0),
+        ("There is no tumor", "no", 1), ("There is no tumor", "yes", 0), ("perhaps", "no", 0),
+        ("It is the left kidney.", "left kidney", 1), ("It is the kidney.", "left kidney", 0),
+        ("", "yes", 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("benchmark", [V1, V2])
+def test_lenient_reads_an_answer_inside_a_sentence(benchmark, prediction, answer, lenient):
+    row = existence(0, prediction, answer, "fatty liver")
+    assert benchmark.judge(row, "lenient").value == lenient
+    exact = prediction.lower().rstrip(".") == answer
+    assert benchmark.judge(row, "strict").value == float(exact)

@@ -42,6 +42,23 @@ def test_slake(prediction, answer, official, strict):
     assert slake.judge(row, "strict").value == strict
 
 
+@pytest.mark.parametrize(
+    ("word", "meaning"),
+    [("\u5305\u542b", "yes"), ("\u4e0d\u5305\u542b", "no"), ("\u53ef\u4ee5", "yes"),
+     ("\u4e0d\u53ef\u4ee5", "no"), ("\u4e0d\u6b63\u5e38", "no")],
+)  # fmt: skip
+def test_slake_reads_these_words_of_its_test_answers(word, meaning):
+    for other in ("yes", "no"):
+        assert slake.judge(free(0, other, word), "strict").value == float(other == meaning)
+        assert slake.judge(free(0, word, other), "strict").value == float(other == meaning)
+
+
+def test_slake_lenient_reads_sentences():
+    rows = [free(0, "The answer is yes", YES), free(1, "It is the lung.", "Lung")]
+    assert [slake.judge(row, "lenient").value for row in rows] == [1, 1]
+    assert [slake.judge(row, "strict").value for row in rows] == [0, 0]
+
+
 def test_slake_reports_forms_and_languages_apart():
     rows = [
         free(0, "yes", "Yes", "closed", q_lang="en"),
@@ -109,6 +126,18 @@ def test_an_empty_answer_is_left_out_as_published_and_wrong_when_strict():
     assert official.measures["MedFrameQA", "Overall"].value() == 1.0
     assert "1 of 2" in official.notes[0]
     assert strict.measures["MedFrameQA", "Overall"].value() == 0.5
+
+
+def test_the_benchmarks_own_result_file_scores_what_it_says():
+    """Its result.json has the letter that its parser found under "answer"."""
+    rows = [choice(i, "ABC"[i], "ABC"[i], FIVE, cot_reasoning="...") for i in range(3)]
+    measures = MedFrameQA().score(rows, "official").measures
+    assert measures["MedFrameQA", "Overall"].value() == 1.0
+
+
+def test_of_option_texts_that_begin_at_one_place_the_first_counts():
+    options = {"A": "left", "B": "left lung"}
+    assert official_letter("I believe that it is the left lung", options) == "A"
 
 
 def test_accuracy_by_modality():

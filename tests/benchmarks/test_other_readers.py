@@ -202,6 +202,28 @@ def test_abdomenatlas_reports_and_archive_folders(tmp_path) -> None:
 # 2D images and videos -----------------------------------------------------------------------------
 
 
+def test_test_images_that_another_language_trains_on_are_said(tmp_path) -> None:
+    folder = tmp_path / "SLAKE"
+    write_json(folder / "train.json", [slake_row(1, q_lang="zh")])
+    write_json(folder / "test.json", [slake_row(2), slake_row(3, img_name="xmlab2/source.jpg")])
+    both = Slake(str(tmp_path), languages=("en", "zh")).read("test")
+    (note,) = [note for note in both.notes if note.kind == "overlap"]
+    assert note.message.startswith("1 of 2 test questions are about its images")
+    assert not Slake(str(tmp_path)).read("test").notes  # one language by default
+
+
+def test_m3d_rows_that_contradict_their_letter_are_left_out(tmp_path) -> None:
+    header = "Image Path,Text,Question Type,Question,Choice A,Choice B,Choice C,Choice D,Answer"
+    row = ["1/a.npy", "", "1", "Plane?", "axial", "coronal", "sagittal", "none"]
+    rows = [[*row, "Coronal.", "B"], [*row, "axial", "B"]]
+    path = tmp_path / "M3D-VQA" / "M3D_VQA_test.csv"
+    write_csv(path, [*header.split(","), "Answer Choice"], rows)
+    reading = M3DVqa(str(tmp_path)).read("test")
+    assert [r.answer_letter for r in reading.records] == ["B"]
+    assert [str(problem).split(": ")[0] for problem in reading.problems] == [f"{path}:3"]
+    assert len(M3DVqa(str(tmp_path), form="free").read("test").records) == 2
+
+
 def test_slake_subsets_and_languages(tmp_path) -> None:
     rows = [
         slake_row(1),
@@ -213,7 +235,7 @@ def test_slake_subsets_and_languages(tmp_path) -> None:
         slake_row(6, answer_type="MAYBE"),
     ]
     write_json(tmp_path / "SLAKE" / "test.json", rows)
-    mri = Slake(str(tmp_path)).read("test")
+    mri = Slake(str(tmp_path), languages=("en", "zh")).read("test")
     assert [r.id for r in mri.records] == ["test/1", "test/2"]
     assert mri.records[1].answer == "\u809d\u810f"
     assert mri.records[1].extra["q_lang"] == "zh" and mri.records[0].subtask == "organ"
@@ -221,7 +243,9 @@ def test_slake_subsets_and_languages(tmp_path) -> None:
     assert mri.problems[0].where.endswith("test.json[4]")
     both = Slake(str(tmp_path), modality=None, languages=("en",)).read("test")
     assert [(r.id, r.task) for r in both.records] == [("test/1", "open"), ("test/3", "closed")]
-    assert Slake().expected("test") == 489 and Slake(modality=None).expected("test") == 2_094
+    whole = {"languages": ("en", "zh")}
+    assert Slake(**whole).expected("test") == 489 and Slake().expected("test") == 228
+    assert Slake(modality=None, **whole).expected("test") == 2_094
 
 
 def test_medframeqa_options_and_divisions(tmp_path) -> None:
@@ -367,8 +391,8 @@ def test_every_reader_states_its_facts(name) -> None:
 def test_the_published_sample_files(shared_data) -> None:
     qa = {"root": str(shared_data)}
     for split in ("train", "val", "test"):
-        slake = Slake(**qa, files="qa/SLAKE", modality=None).read(split)
-        assert len(slake.records) == 96 and not slake.problems and not slake.notes
+        slake = Slake(**qa, files="qa/SLAKE", modality=None, languages=("en", "zh")).read(split)
+        assert len(slake.records) == 96 and not slake.problems
         assert {r.extra["q_lang"] for r in slake.records} == {"en", "zh"}
     for split in ("val", "test"):
         nextqa = NextQA(**qa, files="qa/NExT-QA").read(split)

@@ -109,8 +109,16 @@ def test_published_scripts_read_answers_through_a_csv_file(prediction, answer, p
         free(1, "x", "x", "image_observation"),
     ]
     key = ("Image Observation", "ROUGE")
-    got = {p: RAD3D.score(rows, p).measures[key].stats[0, 0] for p in ("official", "strict")}
-    assert got == {"official": published, "strict": strict}
+    got = {p: RAD3D.score(rows, p).measures[key].stats[0, 0] for p in ("paper", "strict")}
+    assert got == {"paper": published, "strict": strict}
+
+
+def test_its_script_drops_empty_open_answers():
+    rows = [free(0, " ", "nan", "image_observation"), free(1, "x", "x", "image_observation")]
+    scored = RAD3D.score(rows, "official")
+    assert scored.measures["Image Observation", "ROUGE"].n == 1
+    assert any("1 of 2 empty answers left out" in note for note in scored.notes)
+    assert RAD3D.score(rows, "strict").measures["Image Observation", "ROUGE"].n == 2
 
 
 # The constant-answer control --------------------------------------------------------------------

@@ -107,7 +107,15 @@ def test_number_parsing(text, number):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("75", 75), ("75. cm", 75), ("about 75", None), ("75cm", None), ("", None), ("nan", None)],
+    [
+        ("75", 75),
+        ("75. cm", 75),
+        ("about 75", None),
+        ("75cm", None),
+        ("12\n34", None),
+        ("", None),
+        ("nan", None),
+    ],
 )
 def test_vsi_reads_the_first_token_only(text, expected):
     assert metrics.parse_number_vsi(text) == expected
@@ -208,3 +216,19 @@ def test_rouge1_is_the_mean_f_of_unigrams():
     assert metrics.rouge1(["A b, c"], ["a b d e"]) == pytest.approx(4 / 7)
     assert metrics.rouge1(["A b, c", None], ["a b d e", "x"]) == pytest.approx(2 / 7)
     assert metrics.rouge1([], []) is None
+
+
+@pytest.mark.parametrize("letter", "ABCDE")
+@pytest.mark.parametrize(
+    "form",
+    ["{}\nBecause it is.", '{{"answer": "{}"}}', "<answer>{}</answer>",
+     "```json\n{{'answer': '{}'}}",
+     "<answer>\n{}. \n</answer>", "Answer: {}\nBecause"],
+)  # fmt: skip
+def test_every_letter_is_read_alike(letter, form):
+    options = dict(zip("ABCDE", ("yes", "no", "left", "right", "both"), strict=True))
+    assert metrics.parse_letter(form.format(letter), options) == letter
+
+
+def test_an_article_is_no_letter():
+    assert metrics.parse_letter("A lesion is seen", {"A": "yes", "B": "no"}) is None

@@ -192,3 +192,16 @@ def test_numbers_as_answers_are_read_as_text(tmp_path):
     numeric.question_type, numeric.value, numeric.answer, numeric.choices = "free", 40.0, "40", None
     path = lines(tmp_path / "r.jsonl", {"id": "q0", "response": 30})
     assert scored(path, [numeric])[1]["overall"]["mra"] == 0.5
+
+
+def test_lines_in_another_order_than_the_records_are_refused(tmp_path):
+    """Joined by line they scored 0.018 in silence."""
+    records = [record(0, "A"), record(1, "B")]
+    lines = [{"response": "yes", "labels": "A. yes"}, {"response": "B", "labels": "B"}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows, result = scored(path, records)
+    assert result["overall"]["accuracy"] == 1.0
+    path.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
+    with pytest.raises(InputError, match=r"a.jsonl:1: says that the answer to question q0 is 'B'"):
+        scored(path, records)
