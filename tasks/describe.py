@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from photon.docstrings import arguments
 from tasks.annotations import options, spell
 from tasks.entry import CONF
 from tasks.evaluate import Evaluation
@@ -100,28 +101,6 @@ def head(path: Path) -> str:
         if not line.startswith("# @package"):
             found.append(line[1:].strip().removeprefix("Claim:").strip())
     return " ".join(found)
-
-
-def arguments(target: Callable) -> dict[str, str]:
-    """What docstrings say of each argument: of a class, its bases and what they refer to (see
-    `X`), or of a function; of a dataclass also the comments beside its fields."""
-    found: dict[str, str] = {}
-    for kind in target.__mro__[-2::-1] if inspect.isclass(target) else [target]:
-        doc = f"{inspect.cleandoc(kind.__doc__ or '')}\n"
-        block = re.split(r"^(?:Args|Attributes):\n", doc, flags=re.M)[1:]
-        entry = r"^ {4}(\w[\w, ]*): (.*(?:\n {5,}.*)*)"
-        for names, text in re.findall(entry, block[0].split("\n\n")[0] if block else "", re.M):
-            said = " ".join(text.split())
-            other = re.fullmatch(r"see `(\w+)`\.?", said)
-            there = vars(sys.modules[kind.__module__]).get(other[1]) if other else None
-            if there is not None:
-                found |= {n: s for n, s in arguments(there).items() if n in names.split(", ")}
-            elif not other:
-                found |= dict.fromkeys(names.split(", "), said)
-        if "__dataclass_fields__" in vars(kind):
-            beside = re.findall(r"^    (\w+): [^#\n]*# (.*)$", inspect.getsource(kind), re.M)
-            found |= dict(beside)
-    return found
 
 
 def explain(target: Callable, key: tuple[str, ...]) -> tuple[str, str]:

@@ -17,6 +17,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_FILE, MAX_FUNCTION, MAX_ENTRY = 400, 60, 80
 # The rooms of photon/ from the ground up: a room imports only itself and those before it.
 ROOMS = (
+    "docstrings",
     "errors",
     "files",
     "imports",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
-import re
 import typing
 from collections.abc import Callable, Sequence
 from types import UnionType
@@ -34,8 +32,10 @@ def add_fields(parser: argparse.ArgumentParser, kind: type, prefix: str, but: tu
     Understood are texts, numbers, choices (`Literal`), one of them or null, and sequences of them;
     other fields get no flag. `given` collects what the user wrote.
     """
+    from photon.docstrings import arguments
+
     group = parser.add_argument_group(f"{kind.__name__} (--{prefix}.KEY VALUE)")
-    helps, hints = field_helps(kind), typing.get_type_hints(kind)
+    helps, hints = arguments(kind), typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if field.name not in but and (options := _options(hints[field.name])) is not None:
             text = helps.get(field.name, "").replace("%", "%%")
@@ -50,17 +50,6 @@ def given(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
     """The fields that the user set by flags of `add_fields`."""
     start = f"{prefix}."
     return {k.removeprefix(start): v for k, v in vars(args).items() if k.startswith(start)}
-
-
-def field_helps(kind: type) -> dict[str, str]:
-    """Field to what the class and those above it say of it under "Args:" or "Attributes:"."""
-    found: dict[str, str] = {}
-    for one in reversed(kind.__mro__):
-        for names, text in re.findall(
-            r"^    (\w[\w, ]*): (.*(?:\n {8,}.*)*)", inspect.cleandoc(one.__doc__ or ""), re.M
-        ):
-            found |= {name: " ".join(text.split()) for name in names.split(", ")}
-    return found
 
 
 def _options(hint: Any) -> dict[str, Any] | None:

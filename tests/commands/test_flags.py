@@ -8,7 +8,8 @@ from typing import Literal
 import pytest
 
 from photon.commands.cli import build_parser, main
-from photon.commands.flags import add_fields, field_helps, given
+from photon.commands.flags import add_fields, given
+from photon.docstrings import arguments
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def test_wrong_values(words, says, capsys) -> None:
 
 
 def test_help_is_the_docstring_of_the_class_and_those_above_it() -> None:
-    helps = field_helps(Toy)
+    helps = arguments(Toy)
     assert helps["folder"] == "where it lies, all of it."
     assert helps["seed"] == helps["share"] == "two numbers at 10 %."
 

@@ -2,6 +2,7 @@
 
 from omegaconf import OmegaConf
 
+from photon.docstrings import arguments
 from tasks import describe
 from tests.test_configs import compose
 
@@ -45,6 +46,6 @@ def test_a_value_carries_its_comment_and_its_target(tmp_path) -> None:
 def test_docstrings_are_read_through_bases_and_references() -> None:
     from tasks.finetune import Finetune
 
-    told = describe.arguments(Finetune)
+    told = arguments(Finetune)
     assert told["warmup"].startswith("share of the steps")  # of PhotonTask
     assert "Eq. 18" in told["band"]
