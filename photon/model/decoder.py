@@ -181,7 +181,8 @@ class PhotonDecoder(nn.Module):
         layout = trunk.batch.lay_out(keep, tail, questions)
         if cache is not None and cache.total:
             return self.above(trunk, layout.suffixes_only(), start, cache=cache)
-        if weight is None or selection is None or selection.prob is None:
+        learns = weight is not None and (soft or torch.is_grad_enabled())
+        if not learns or selection is None or selection.prob is None:
             return self.above(trunk, layout, start, cache=cache)
         pairs, prob = selection.pairs, selection.prob
         if soft:  # a question of weight zero gives the pruner no gradient
