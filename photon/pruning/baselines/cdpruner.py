@@ -68,7 +68,7 @@ def determinant_order(unit: Tensor, weights: Tensor, steps: int) -> Tensor:
     n_questions, n = weights.shape
     row = torch.arange(n_questions, device=unit.device)
     gain = weights.square()
-    factors = unit.new_zeros(steps, n_questions, n)
+    factors = unit.new_zeros(n_questions, steps, n)
     order = torch.zeros(n_questions, steps, dtype=torch.long, device=unit.device)
     chosen = torch.zeros_like(weights, dtype=torch.bool)
     for step in range(steps):
@@ -76,11 +76,12 @@ def determinant_order(unit: Tensor, weights: Tensor, steps: int) -> Tensor:
         order[:, step] = pick
         chosen[row, pick] = True
         kernel = weights[row, pick][:, None] * (unit[pick] @ unit.T) * weights
-        before = factors[:step]
-        kernel = kernel - torch.einsum("sk,skn->kn", before[:, row, pick], before)
+        before = factors[:, :step]
+        kernel = kernel - (before[row, :, pick][:, None] @ before).squeeze(1)
         factor = kernel / gain[row, pick].clamp_min(FLOOR).sqrt()[:, None]
-        factors[step] = torch.where(gain[row, pick][:, None] > FLOOR, factor, 0.0)
-        gain = gain - factors[step].square()
+        factor = torch.where(gain[row, pick][:, None] > FLOOR, factor, 0.0)
+        factors[:, step] = factor
+        gain = gain - factor.square()
     return order
 
 
