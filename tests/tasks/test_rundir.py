@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from lightning.pytorch import Trainer
 
 from photon.errors import InputError
+from tasks.datamodule import RecordData
 from tasks.rundir import config_hash, is_finished, open_run, write_status
 
 CONFIG = {"name": "x", "trainer": {"max_steps": 5, "log_every_n_steps": 1}, "size": (1, 2)}
@@ -40,6 +42,21 @@ def test_what_changes_memory_only_may_change(tmp_path) -> None:
     zero = changed(strategy={"_target_": "lightning.pytorch.strategies.DeepSpeedStrategy"})
     with pytest.raises(InputError, match="checkpoints: 'plain files' -> 'of DeepSpeedStrategy'"):
         open_run(folder, zero)
+
+
+def test_an_update_stays_what_it_was_when_processes_change(tmp_path) -> None:
+    def data(volumes: int, accumulate: int) -> RecordData:
+        made = RecordData(store=tmp_path, volumes_per_batch=volumes)
+        made.trainer = Trainer(
+            accelerator="cpu", accumulate_grad_batches=accumulate, logger=False,
+            enable_checkpointing=False,
+        )  # fmt: skip
+        return made
+
+    state = data(1, 8).state_dict()
+    data(2, 4).load_state_dict(state)
+    with pytest.raises(InputError, match="an update had 8 volumes and has 2 now, with 1 process"):
+        data(2, 1).load_state_dict(state)
 
 
 def test_hash_follows_what_a_run_computes() -> None:
