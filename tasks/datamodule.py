@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -219,6 +220,7 @@ class QuestionData(LightningDataModule):
             collate_fn=self.collate(self.model.builder, self.model.tokenizer, with_answer=True),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
         )
 
 

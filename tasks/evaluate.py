@@ -47,7 +47,7 @@ class Evaluation:
 
     Args:
         split: of the data set.
-        volumes_per_batch, max_new_tokens: see `Evaluator`.
+        volumes_per_batch, questions, max_new_tokens: see `Evaluator`.
         keep: a budget (share or count) in place of the learned threshold.
         controls: of CONTROLS; the constant answer is always computed.
         budgets: shares or counts at which each of `pruners` answers as well, for the curve.
@@ -61,6 +61,7 @@ class Evaluation:
 
     split: str = "test"
     volumes_per_batch: int = 4
+    questions: int | None = 64
     max_new_tokens: int = 16
     keep: float | int | None = None
     controls: Sequence[str] = ("no_pruning", "random_keep", "shuffled_volume", "question_only")
@@ -82,7 +83,7 @@ class Evaluation:
                 parse_condition(name)
         except ValueError as error:
             raise InputError(f"evaluation.budgets or evaluation.pruners: {error}") from error
-        for key in ("volumes_per_batch", "max_new_tokens", "volumes"):
+        for key in ("volumes_per_batch", "questions", "max_new_tokens", "volumes"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InputError(f"evaluation.{key}={getattr(self, key)}: must be at least 1")
 
@@ -132,6 +133,8 @@ def evaluate(
             data.root,
             fingerprint,
             volumes_per_batch=evaluation.volumes_per_batch,
+            questions=evaluation.questions,
+            workers=data.workers,
             max_new_tokens=evaluation.max_new_tokens,
             keep=evaluation.keep,
             layer=evaluation.layer,
@@ -153,12 +156,12 @@ def evaluate(
 
 
 def _advance(progress: Progress) -> Callable[[str, int, int], None]:
-    """A bar for each view of the volumes."""
+    """A bar for each view of the volumes, over its questions."""
     tasks: dict[str, Any] = {}
 
     def advance(view: str, done: int, total: int) -> None:
         if view not in tasks:
-            tasks[view] = progress.add_task(f"volumes: {view}", total=total, figures="")
+            tasks[view] = progress.add_task(f"questions: {view}", total=total, figures="")
         progress.update(tasks[view], completed=done)
 
     return advance

@@ -156,6 +156,10 @@ class VolumeBatch:
         other.__dict__.update({name: getattr(self, name) for name in DERIVED})
         return other
 
+    def pin_memory(self) -> VolumeBatch:
+        """The same batch with its patches in pinned memory; a loader with `pin_memory` asks."""
+        return self.with_patches(self.patches.pin_memory())
+
     def prompt_ids(self, pad: int) -> Tensor:
         """Ids (Q, longest) of prefix and suffix of every question, padded on the left."""
         prefixes, suffixes = list(self.prefixes), list(self.suffixes)

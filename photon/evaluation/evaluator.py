@@ -49,13 +49,15 @@ class Evaluator:
         store: of the model's preparation.
         run_dir: predictions.jsonl and controls/NAME.jsonl go here.
         fingerprint: of weights, data and settings; a file of another one is refused.
-        volumes_per_batch: volumes answered at once, with all of their questions.
+        volumes_per_batch, questions: volumes and questions answered at once, at most; None: all
+            questions of the volumes. Neither changes an answer beyond rounding.
+        workers: processes that read volumes while the model answers.
         keep: a budget in place of the learned threshold.
         layer: where pruners at a budget cut a model that does not prune by itself, as a share of
             its layers; None before the first.
         seed: of the random masks and of the shuffled and noise volumes.
         shard: part of the questions that this process answers.
-        progress: called with (view, volumes done, volumes in all).
+        progress: called with (view, questions done, questions in all).
     """
 
     model: PhotonModel
@@ -65,6 +67,8 @@ class Evaluator:
     root: Path = Path(".")
     fingerprint: Any = None
     volumes_per_batch: int = 4
+    questions: int | None = None
+    workers: int = 0
     max_new_tokens: int = 16
     keep: Keep = None
     layer: float | None = 0.25
@@ -115,15 +119,15 @@ class Evaluator:
             mine = self.shard.mine(self.records)
             pending = [r for r in mine if not all(w.has(r.id) for w in writers.values())]
             items = ViewItems(view, pending, self.records, self.store, self.root, self.seed)
-            dataset = items.dataset()
-            model = self.model
+            model, done = self.model, 0
             collate = Collate(model.builder, model.tokenizer, False, blind=view == "question_only")
-            for start in range(0, len(dataset), self.volumes_per_batch):
-                stop = min(start + self.volumes_per_batch, len(dataset))
-                batch = collate([items.show(dataset[i]) for i in range(start, stop)])
+            for batch in items.batches(
+                collate, self.volumes_per_batch, self.questions, self.workers
+            ):
                 self._answer_batch(batch, group, writers)
+                done += len(batch.records)
                 if self.progress:
-                    self.progress(view, stop, len(dataset))
+                    self.progress(view, done, len(pending))
             return {
                 name: sorted((r for r in w.rows if r["id"] in order), key=lambda r: order[r["id"]])
                 for name, w in writers.items()

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from photon.batch.builder import Visual
-from photon.batch.dataset import Item, VolumeQuestions
+from photon.batch.dataset import Collate, Item, VolumeQuestions
 from photon.errors import InputError
 from photon.questions.record import Record
 from photon.volume.sources import Source
@@ -65,6 +66,47 @@ class ViewItems:
             pairs = zip(names, item.volumes, strict=True)
             return replace(item, volumes=tuple(noise(n, v, self.seed) for n, v in pairs))
         return item
+
+    def batches(
+        self, collate: Collate, volumes: int, questions: int | None = None, workers: int = 0
+    ) -> DataLoader:
+        """Batches of at most `volumes` items and `questions` questions, in the order of the items.
+
+        An item with more questions comes in parts. workers: processes that read and collate the
+        next batches while the model answers.
+        """
+        parts, plan = _Parts(self, self.dataset()), []
+        for i, group in enumerate(parts.items.groups):
+            size = questions or len(group)
+            plan += [[(i, k, min(k + size, len(group)))] for k in range(0, len(group), size)]
+        merged: list[list[tuple[int, int, int]]] = []
+        for part in plan:
+            asked = sum(stop - start for _, start, stop in (merged[-1] if merged else []) + part)
+            if merged and len(merged[-1]) < volumes and asked <= (questions or asked):
+                merged[-1] += part
+            else:
+                merged.append(part)
+        return DataLoader(
+            parts,
+            batch_sampler=merged,
+            collate_fn=collate,
+            num_workers=min(workers, len(merged)),
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the global one is not advanced
+        )
+
+
+@dataclass(frozen=True)
+class _Parts(Dataset):
+    """Item i as a view shows it, with its questions [start, stop)."""
+
+    view: ViewItems
+    items: VolumeQuestions
+
+    def __getitem__(self, part: tuple[int, int, int]) -> Item:
+        i, start, stop = part
+        item = self.view.show(self.items[i])
+        return replace(item, records=item.records[start:stop])
 
 
 def blank(like: Visual) -> Visual:

@@ -89,6 +89,25 @@ def test_the_encoder_and_the_layers_up_to_l_run_once_a_batch(model, data, tmp_pa
     assert len(calls) == 2  # three volumes, two at a time
 
 
+def test_workers_and_few_questions_a_pass_change_no_answer(
+    model, data, together, tmp_path, monkeypatch
+):
+    """Read by two processes, bitwise; at most two questions a pass, where no volume has so few."""
+    read = evaluator(model, data, tmp_path / "workers", workers=2).run(["photon", "no_pruning"])
+    assert read == {name: together[name] for name in read}
+    sizes, run = [], Evaluator._answer_batch
+
+    def counted(self, batch, *rest):
+        sizes.append(len(batch.records))
+        run(self, batch, *rest)
+
+    monkeypatch.setattr(Evaluator, "_answer_batch", counted)
+    bounded = evaluator(model, data, tmp_path / "few", questions=2).run(["photon"])["photon"]
+    assert max(sizes) == 2 and sum(sizes) == len(data[1])
+    for row, other in zip(bounded, together["photon"], strict=True):
+        assert row["prediction"] == other["prediction"] and row["kept_mask"] == other["kept_mask"]
+
+
 def test_budgets_are_exact_counts(together):
     for pruner in ("photon", "random", "uniform", "fastv", "oracle"):
         assert {row["kept_tokens"] for row in together[f"{pruner}@0.25"]} == {4}
