@@ -107,6 +107,8 @@ def format_benchmark(
         f"Protocols: {benchmark.differences}",
         '"paper" columns are printed in the paper and were not reproduced here.',
         "Intervals: 95 %, 1,000 resamples of patients; differences are paired by question.",
+        "Seen: above the best control without a scan (constants of training answers, text_rule, "
+        "question_only)",
         "Constants are the answers that score best on each measure, by the answers they name.",
         *(n for p in metrics["protocols"].values() for e in p.values() for n in e["notes"]),
     ]
@@ -125,7 +127,11 @@ def _our_cells(
             return {}
         sources = {f"{prefix}{own}": None, **{n: n for n in column.others if n in KEEPING}}
     elif protocol == "strict":
-        sources |= {f"{prefix}{name}": name for name in column.others if "constant" in name}
+        sources |= {
+            f"{prefix}{name}": name
+            for name in column.others
+            if "constant" in name or name == "text_rule"
+        }
     rows, out = paper_table(table.number).rows, {}
     for title, control in sources.items():
         scored = column.own if control is None else column.others[control]
@@ -168,14 +174,15 @@ def _controls(entry: Mapping[str, Any], own: str) -> list[str]:
         if name.split(" | ")[1] not in SUMMARY or mine["value"] is None:
             continue
         label = name.replace(" | ", ", ")
-        body.append([label, own, _range(mine["interval"]), "-", str(mine["n"])])
+        seen = _range(mine["seen"], signed=True)
+        body.append([label, own, _range(mine["interval"]), "-", seen, str(mine["n"])])
         for control, scores in entry["controls"].items():
             other = scores["measures"].get(name)
             if other and other["value"] is not None:
                 difference = _range(other.get("difference"), signed=True)
-                body.append(["", control, f"{100 * other['value']:.2f}", difference, ""])
+                body.append(["", control, f"{100 * other['value']:.2f}", difference, "", ""])
         body.append(None)
-    header = ["measure", "condition", "value (95 %)", f"{own} minus it (95 %)", "n"]
+    header = ["measure", "condition", "value (95 %)", f"{own} minus it (95 %)", "seen (95 %)", "n"]
     return aligned(header, body[:-1]) if body else ["No closed or summarised measure."]
 
 

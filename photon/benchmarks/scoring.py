@@ -17,6 +17,7 @@ from photon.errors import InputError
 from photon.evaluation.blind import TEXT_METRICS, Blind, constants
 from photon.evaluation.intervals import Measure
 from photon.evaluation.scores import kind_of
+from photon.evaluation.text_rule import text_rule
 
 # Measures whose differences from each control are reported; the others stand in metrics.json.
 SUMMARY = frozenset(
@@ -24,6 +25,7 @@ SUMMARY = frozenset(
     "Overall,Acc.,Avg. Acc".split(",")
 )
 METRIC_OF = {"BLEU": "bleu1", "ROUGE": "rouge1", "BERT Score": "rouge1"}  # else the score itself
+BLIND = ("text_rule", "question_only")  # and the constants learnt from training answers
 Rows = Sequence[Row]
 
 
@@ -61,9 +63,11 @@ def with_extra(rows: Rows, records: Sequence[Any]) -> list[dict[str, Any]]:
 
 def blind_controls(records: Sequence[Any], train: Sequence[Any] | None) -> dict[str, Blind]:
     """Blind answers by name: the constants of a task and of a subtask, learnt from the training
-    answers and from the test answers themselves (the upper bound of all constants)."""
+    answers and from the test answers themselves (the upper bound of all constants), and the rule
+    on the words of the questions."""
     found = {per: constants(records, train, per) for per in ("task", "subtask")}
-    return {
+    rule = {"text_rule": text_rule(records, train)} if train else {}
+    return rule | {
         f"constant: {source}, per {per}": found[per][source]
         for source in ("train", "test")
         for per in found
@@ -184,7 +188,23 @@ def _entry(column: Column, key: Key, seed: int) -> dict[str, Any]:
         "interval": interval.as_dict() if interval else None,
         "seeds": column.seeds.get(key, []),
         "spread": column.spread(key),
+        "seen": _seen(column, key, seed),
     }
+
+
+def _seen(column: Column, key: Key, seed: int) -> dict[str, Any] | None:
+    """How far a summary measure of the run is above the best control that sees no scan."""
+    mine, known = column.own.measures[key], {}
+    for name, other in column.others.items():
+        measure = other.measures.get(key)
+        value = None if measure is None else measure.value()
+        if value is not None and (name in BLIND or name.startswith("constant: train")):
+            known[name] = value
+    if key[1] not in SUMMARY or mine is None or not known:
+        return None
+    best = max(known, key=known.__getitem__)
+    difference = mine.minus(column.others[best].measures[key], seed=seed)
+    return None if difference is None else {"control": best, **difference.as_dict()}
 
 
 def _control(own: Scored, other: Scored, seed: int) -> dict[str, Any]:
