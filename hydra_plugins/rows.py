@@ -1,6 +1,6 @@
 """A sweep over rows: overrides of different keys, as the rows of a paper's ablation table are.
 
-Hydra finds sweepers in the package `hydra_plugins` only; see conf/hydra/sweeper/rows.yaml.
+Hydra finds sweepers in the package `hydra_plugins` only.
 """
 
 from __future__ import annotations
@@ -8,7 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
+
+# What `hydra.sweeper` holds; a dataclass needs its module, which Hydra has not registered yet here.
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="rows",
+    node={
+        "_target_": "hydra_plugins.rows.RowSweeper",
+        "max_batch_size": None,
+        "params": {},
+        "rows": [],
+    },
+)
 
 
 class RowSweeper(BasicSweeper):

@@ -24,7 +24,7 @@ from tasks.schema import find_target, type_hints
 
 PAGE = CONF.parent / "docs" / "configuration.md"
 GROUPS = ("model", "dataset", "task", "pruner", "trainer", "logger", "experiment", "ablation")
-GROUPS += ("hydra/launcher", "hydra/sweeper")
+GROUPS += ("hydra/launcher",)
 OURS = ("photon.", "tasks.")  # targets whose further arguments are listed too
 HEAD = """# Configuration
 

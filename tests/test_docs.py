@@ -152,6 +152,25 @@ def resolves(name: str) -> bool:
     return False
 
 
+@pytest.mark.parametrize("page", [PAGES[0], ROOT / "docs" / "method.md"], ids=lambda p: p.name)
+def test_equations_are_where_the_table_says(page: Path) -> None:
+    """Every function of a row "| equation | functions | files |" is defined in one of its files."""
+    table = re.findall(
+        r"^\| (\d+[^|]*) \| ([^|]*) \| ([^|]*`photon/[^|]*) \|$", page.read_text(), re.M
+    )
+    equations = set()
+    for numbers, functions, files in table:
+        first = re.findall(r"`([^`]+)`", files)
+        paths = [ROOT / (f if "/" in f else Path(first[0]).parent.parent / f) for f in first]
+        paths = [p if p.is_file() else (ROOT / first[-2]).parent / p.name for p in paths]
+        text = "".join(path.read_text() for path in paths)
+        for name in re.findall(r"`(\w+)`", functions):
+            assert re.search(rf"^(class|def) {name}\b", text, re.M), (numbers, name)
+        ends = [int(n) for n in re.findall(r"\d+", re.sub(r"A\.[\d.]+", "", numbers))]
+        equations |= set(range(min(ends), max(ends) + 1)) if "-" in numbers else set(ends)
+    assert equations >= set(range(1, 22)), set(range(1, 22)) - equations
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives the headings of a page."""
     titles = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)

@@ -343,7 +343,13 @@ def test_two_ranks_with_different_lengths(data, tmp_path, root) -> None:
         for record in [r for r in records if r.volume == volume][: 2 + index]
     ]
     write_records(tmp_path / "uneven.jsonl", uneven)
-    config = configure(data, "trainer=ddp_cpu", "trainer.precision=32-true", "trainer.max_steps=6")
+    config = configure(
+        data,
+        "trainer.devices=2",
+        "trainer.strategy=ddp_find_unused_parameters_true",
+        "trainer.precision=32-true",
+        "trainer.max_steps=6",
+    )
     config["dataset"] = {
         "_target_": "tasks.datamodule.RecordData",
         "train": str(tmp_path / "uneven.jsonl"),
