@@ -34,7 +34,6 @@ class Encoded:
     keys: Tensor | None = None  # (V, H) of the last block, rotated, averaged over patches and heads
     pixels: Tensor | None = None  # (V, P) input in [0, 1]
     text: Tensor | None = None  # (T, D) embeddings of the instruction tokens
-    questions: Segments | None = None  # Q segments of `text`
 
 
 @dataclass(frozen=True)
