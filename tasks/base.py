@@ -100,6 +100,9 @@ class PhotonTask(LightningModule):
         decay = getattr(self.make_optimizer, "keywords", {}).get("weight_decay", 0.0)
         parts = [(self.model.backbone.model.visual, self.vision_lr), (self, None)]
         optimizer = self.make_optimizer(parameter_groups(parts, decay))
+        # Beside a fused step, which can undo the scaling of gradients, Lightning refuses to clip
+        # them. Nothing is scaled here: there is no fp16.
+        optimizer._step_supports_amp_scaling = False
         total = self.trainer.max_steps
         if self.trainer.is_global_zero and self.trainer.datamodule is not None:
             rates = " and ".join(

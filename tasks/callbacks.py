@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tasks.rundir import write_status
+from tasks.zero import DeepSpeedZero
 
 Stage = Literal["off", "soft", "hard"]
 GIB = 1024**3
@@ -119,7 +120,8 @@ class NonFiniteGuard(Callback):
     """Skips an optimiser step whose gradient is not finite; stops after `patience` in a row.
 
     A skipped step leaves weights and optimiser state untouched. Gradients are equal on all ranks
-    here, so all ranks decide alike.
+    here, so all ranks decide alike; where DeepSpeed divides them it looks and skips by itself, on
+    all ranks, and is asked afterwards.
     """
 
     def __init__(self, patience: int = 5):
@@ -128,27 +130,44 @@ class NonFiniteGuard(Callback):
         self.patience = patience
         self.skipped = 0
         self._in_a_row = 0
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         norms = torch._foreach_norm(gradients) if gradients else []
-        if not norms or bool(torch.isfinite(torch.stack([n.float() for n in norms])).all()):
+        if not norms:
+            return
+        if bool(torch.isfinite(torch.stack([n.float() for n in norms])).all()):
             self._in_a_row = 0
             return
+        broken = [n for n, p in pl_module.named_parameters() if not _finite(p.grad)]
+        self._skip(f"step {trainer.global_step}, {len(broken)} tensors, the first {broken[0]!r}")
+        for parameter in pl_module.parameters():
+            parameter.grad = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        step, self._step = self._step, trainer.global_step
+        if step == trainer.global_step or not isinstance(trainer.strategy, DeepSpeedZero):
+            return
+        if trainer.strategy.skipped:
+            self._skip(f"step {step}")
+        else:
+            self._in_a_row = 0
+
+    def _skip(self, where: str) -> None:
         self.skipped += 1
         self._in_a_row += 1
-        broken = [n for n, p in pl_module.named_parameters() if not _finite(p.grad)]
-        where = f"step {trainer.global_step}, {len(broken)} tensors, the first {broken[0]!r}"
         if self._in_a_row > self.patience:
             raise FloatingPointError(
                 f"the gradient was not finite {self._in_a_row} times in a row ({where}). The "
                 "weights are still finite. Lower task.*.lr, or resume after looking at the data."
             )
         rank_zero_warn(f"gradient not finite ({where}): optimiser step skipped")
-        for parameter in pl_module.parameters():
-            parameter.grad = None
 
 
 def _finite(gradient: torch.Tensor | None) -> bool:

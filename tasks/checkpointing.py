@@ -50,12 +50,12 @@ class AtomicCheckpointIO(CheckpointIO):
             left_by_a_killed_process.unlink(missing_ok=True)
         with replacing(path) as new:
             with open(new, "wb") as file:
-                hashing = _HashingFile(file)
+                hashing = HashingFile(file)
                 torch.save(checkpoint, hashing)
             sync(new)
             entry = {"bytes": hashing.size, "step": checkpoint.get("global_step")}
             # After every single step from here on one whole file is known.
-            _announce(path, hashing.hexdigest(), entry)
+            announce(path, hashing.hexdigest(), entry)
             if path.exists():
                 os.replace(path, previous_of(path))
 
@@ -78,7 +78,7 @@ class AtomicCheckpointIO(CheckpointIO):
             file.unlink(missing_ok=True)
 
 
-class _HashingFile:
+class HashingFile:
     """Passes writes on to a file and hashes them, so that the file need not be read again."""
 
     def __init__(self, file: BinaryIO):
@@ -106,17 +106,17 @@ def has_checkpoint(path: str | Path) -> bool:
 
 
 def newest_whole(path: str | Path) -> Path:
-    """The newest whole checkpoint file of `path`: itself, or, with a warning, the one before it.
+    """The newest whole checkpoint of `path`: itself, or, with a warning, the one before it.
 
     Raises FileNotFoundError when there is none, InputError when none of them is whole.
     """
     path = Path(path)
-    candidates = [file for file in (path, previous_of(path)) if file.is_file()]
+    candidates = [file for file in (path, previous_of(path)) if file.exists()]
     if not candidates:
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     known = read_manifest(path)
     for file in candidates:
-        if known and sha256_of(file) not in known:
+        if known and digest_of(file) not in known:
             rank_zero_warn(f"checkpoint {file} is damaged; looking for the one before it")
             continue
         if file != path:
@@ -147,10 +147,23 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _announce(path: Path, digest: str, entry: dict[str, Any]) -> None:
+def announce(path: Path, digest: str, entry: dict[str, Any]) -> None:
     """Put a file that is about to take its name at the top of the manifest."""
     known = read_manifest(path)
     write_json(manifest_of(path), {"sha256": {digest: entry} | dict(list(known.items())[:2])})
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a checkpoint: of the file, or of the parts of the folder that DeepSpeed writes."""
+    if path.is_file():
+        return sha256_of(path)
+    parts = (file for file in path.rglob("*") if file.is_file() and file.suffix != ".py")
+    return digest_of_parts({file.name: sha256_of(file) for file in parts})
+
+
+def digest_of_parts(digests: Mapping[str, str]) -> str:
+    """SHA-256 over the names and digests of a folder's files."""
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -29,7 +29,7 @@ from photon.volume.reader import read_labels, read_volume
 from photon.volume.sources import Source, kind_of, locate
 from photon.volume.store import VolumeStore
 from tasks.progress import say
-from tasks.sampler import EpochBatches, end_in_steps
+from tasks.sampler import EpochBatches, end_in_steps, recount
 
 Kind = Literal["questions", "reports"]
 Sampling = Literal["volumes", "questions"]
@@ -214,6 +214,7 @@ class QuestionData(LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader:
+        recount(self.trainer, self.train_batches)
         return DataLoader(
             self.train_set,
             batch_sampler=self.train_batches,

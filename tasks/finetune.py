@@ -145,9 +145,10 @@ class Finetune(PhotonTask):
         this one did not, its first question runs too, and its loss counts as zero.
         """
         if isinstance(self.trainer.strategy, FullySharded):
-            mine = flip.any().float().to(self.device)
-            drawn = self.trainer.strategy.reduce(mine, reduce_op="sum")
-            if bool(drawn > 0) and not bool(mine):
+            mine = bool(flip.any())  # what is reduced is overwritten
+            drawn = torch.tensor(float(mine), device=self.device)
+            drawn = self.trainer.strategy.reduce(drawn, reduce_op="sum")
+            if bool(drawn > 0) and not mine:
                 flip = flip.clone()
                 flip[0] = True
         return flip

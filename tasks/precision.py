@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import DeepSpeedPrecision, HalfPrecision
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from photon.errors import InputError
 
@@ -30,6 +31,13 @@ class BFloat16(WholeInput, HalfPrecision):
 
 class ZeroPrecision(WholeInput, DeepSpeedPrecision):
     """bf16 weights with float32 masters, see `trainer=zero2`."""
+
+    def backward(self, tensor: Tensor, *arguments: Any, **options: Any) -> None:
+        """Lightning has divided the loss by the accumulated batches: DeepSpeed must not again.
+
+        The surrogate gradient does not scale with the loss, so its share would be off.
+        """
+        super().backward(tensor, *arguments, scale_wrt_gas=False, **options)
 
 
 def check_precision(trainer: Trainer) -> None:

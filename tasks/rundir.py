@@ -94,8 +94,8 @@ def _checkpoints(config: Mapping[str, Any]) -> str:
     """What a run's checkpoints are: DeepSpeed's folders, FSDP's, or plain files."""
     strategy = config.get("trainer", {}).get("strategy")
     target = strategy.get("_target_", "") if isinstance(strategy, dict) else ""
-    own = ("DeepSpeedStrategy", "FullySharded")
-    return next((f"of {name}" for name in own if target.endswith(name)), "plain files")
+    own = ("DeepSpeed", "FullySharded")
+    return next((f"of {name}" for name in own if name in target), "plain files")
 
 
 def _neutral(key: str) -> bool:

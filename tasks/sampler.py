@@ -90,3 +90,18 @@ def end_in_steps(trainer: Trainer, batches: EpochBatches) -> None:
         raise InputError("the run has no end: set trainer.max_steps or trainer.max_epochs")
     trainer.fit_loop.epoch_loop.max_steps = trainer.max_epochs * batches.steps
     trainer.fit_loop.max_epochs = -1
+
+
+def recount(trainer: Trainer, batches: EpochBatches) -> None:
+    """Let a restored trainer count the batches of its own processes.
+
+    A checkpoint of more or fewer processes counted other batches for the same steps; Lightning
+    would close its next steps too early or too late.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    step = trainer.global_step
+    inside = (step - 1) % batches.steps + 1 if step else 0  # Lightning closes an epoch after it
+    for count, now in ((progress.total, step), (progress.current, inside)):
+        shift = now * batches.accumulate - count.ready
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(count, name, getattr(count, name) + shift)

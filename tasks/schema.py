@@ -171,8 +171,9 @@ def check_strategy(trainer: Mapping[str, Any]) -> None:
             instantiate(trainer["strategy"], "trainer.strategy")
         except MisconfigurationException as error:
             raise InputError(
-                f"trainer.strategy: {error} .venv/bin/pip install --no-build-isolation -r "
-                "requirements-gpu.txt does so; trainer=ddp and trainer=fsdp need nothing more."
+                f"trainer.strategy: {error} DS_BUILD_OPS=0 .venv/bin/pip install "
+                "--no-build-isolation -r requirements-deepspeed.lock does so (`make` tried it and "
+                "said why not); trainer=ddp and trainer=fsdp need nothing more."
             ) from error
 
 

@@ -1,16 +1,19 @@
 """Runs commands of this repository, each in a process of its own, without importing torch for each.
 
 Reads one JSON job a line (argv, cwd, out, err, perhaps env), forks, runs the script as `__main__`
-in the child, and answers with the exit code. The parent only imports, so that a fork inherits no
-threads.
+in the child, and answers with the exit code. A job with `ranks`, environments, is as many processes
+at once, and the answer the first exit code that is not 0. The parent only imports, so that a fork
+inherits no threads.
 """
 
 import json
 import os
 import runpy
+import signal
 import sys
 import traceback
 
+PATIENCE = 240  # seconds for a job of several processes, which may wait for each other
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
 
@@ -32,6 +35,8 @@ def warm() -> None:
 
 def child(job: dict) -> None:
     """Never returns: becomes the command."""
+    if "ranks" in job:
+        signal.alarm(PATIENCE)
     os.chdir(job["cwd"])
     os.environ.update(job.get("env", {}))
     for path, number in ((job["out"], 1), (job["err"], 2)):
@@ -56,15 +61,25 @@ def child(job: dict) -> None:
     os._exit(code)
 
 
+def start(job: dict) -> int:
+    """Fork for a job; the process id of the child."""
+    pid = os.fork()
+    if pid == 0:
+        child(job)
+    return pid
+
+
 def main() -> None:
     warm()
     print("ready", flush=True)
     for line in sys.stdin:
         job = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            child(job)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        jobs = [job]
+        if "ranks" in job:
+            jobs = [job | {name: f"{job[name]}.{i}" for name in ("out", "err")} | {"env": env}
+                    for i, env in enumerate(job["ranks"])]  # fmt: skip
+        codes = [os.waitpid(pid, 0)[1] for pid in [start(job) for job in jobs]]
+        print(next(filter(None, map(os.waitstatus_to_exitcode, codes)), 0), flush=True)
 
 
 if __name__ == "__main__":

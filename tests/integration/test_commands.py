@@ -53,10 +53,14 @@ class Commands:
         self._count = 0
         self._server = server()
 
-    def __call__(self, *argv: str) -> subprocess.CompletedProcess:
+    def __call__(self, *argv: str, ranks: list[dict] | None = None) -> subprocess.CompletedProcess:
+        """ranks: environments of as many processes at once; the first one's output is returned."""
         self._count += 1
         out, err = (self.folder / f"{self._count}.{name}" for name in ("out", "err"))
         job = {"argv": list(argv), "cwd": str(self.folder), "out": str(out), "err": str(err)}
+        if ranks is not None:
+            job["ranks"] = ranks
+            out, err = (path.with_name(f"{path.name}.0") for path in (out, err))
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         code = int(self._server.stdout.readline())

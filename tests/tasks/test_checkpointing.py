@@ -65,14 +65,14 @@ def test_round_trip_and_manifest(io, path) -> None:
 def test_a_fault_while_writing_leaves_the_last_one(io, path, monkeypatch, after, kind) -> None:
     io.save_checkpoint(content(1), path)
     before = path.read_bytes()
-    real = checkpointing._HashingFile.write
+    real = checkpointing.HashingFile.write
 
     def write(self, block):
         if self.size + len(block) > after:
             raise kind
         return real(self, block)
 
-    monkeypatch.setattr(checkpointing._HashingFile, "write", write)
+    monkeypatch.setattr(checkpointing.HashingFile, "write", write)
     with pytest.raises((OSError, RuntimeError, KeyboardInterrupt)):
         io.save_checkpoint(content(2), path)
     monkeypatch.undo()

@@ -39,8 +39,8 @@ def test_what_changes_memory_only_may_change(tmp_path) -> None:
     ddp = {"_target_": "lightning.pytorch.strategies.DDPStrategy", "gradient_as_bucket_view": True}
     assert open_run(folder, changed(devices=4, strategy=ddp, accelerator="gpu")) == folder
     assert open_run(folder, {**changed(), "model": {"checkpointing": True}}) == folder
-    zero = changed(strategy={"_target_": "lightning.pytorch.strategies.DeepSpeedStrategy"})
-    with pytest.raises(InputError, match="checkpoints: 'plain files' -> 'of DeepSpeedStrategy'"):
+    zero = changed(strategy={"_target_": "tasks.zero.DeepSpeedZero"})
+    with pytest.raises(InputError, match="checkpoints: 'plain files' -> 'of DeepSpeed'"):
         open_run(folder, zero)
 
 

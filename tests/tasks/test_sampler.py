@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from photon.errors import InputError
 from tasks.callbacks import LastCheckpoint, checkpoint_path
 from tasks.checkpointing import AtomicCheckpointIO
-from tasks.sampler import EpochBatches, end_in_steps
+from tasks.sampler import EpochBatches, end_in_steps, recount
 
 
 def indices(batches: EpochBatches) -> list[int]:
@@ -69,17 +69,18 @@ class Pairs(Dataset):
 class Recorder(LightningModule):
     """Records which items every batch sees."""
 
-    def __init__(self, n: int):
+    def __init__(self, n: int, batch: int):
         super().__init__()
         self.w = torch.nn.Parameter(torch.zeros(()))
-        self.n = n
+        self.n, self.batch = n, batch
         self.seen: list[tuple[int, list]] = []
 
     def setup(self, stage):
-        self.batches = EpochBatches.of(self.trainer, self.n, batch_size=2, seed=3)
+        self.batches = EpochBatches.of(self.trainer, self.n, self.batch, seed=3)
         end_in_steps(self.trainer, self.batches)
 
     def train_dataloader(self):
+        recount(self.trainer, self.batches)
         return DataLoader(Pairs(), batch_sampler=self.batches)
 
     def training_step(self, batch, batch_idx):
@@ -99,9 +100,9 @@ class CutAt(Callback):
             raise SystemExit
 
 
-def run(folder, n=10, cut=None, every=1, accumulate=1, **limit) -> list[tuple[int, list]]:
+def run(folder, n=10, batch=2, cut=None, every=1, accumulate=1, **limit) -> list[tuple[int, list]]:
     """Items of the batches from the last checkpoint in `folder` to the cut or the end."""
-    module, path = Recorder(n), checkpoint_path(folder)
+    module, path = Recorder(n, batch), checkpoint_path(folder)
     trainer = Trainer(
         accelerator="cpu",
         **(limit or {"max_steps": 13}),
@@ -147,6 +148,21 @@ def test_a_run_resumed_many_times_sees_it_too(tmp_path, plan, limit) -> None:
         expected = [e for e in whole if e[0] >= at and (cut is None or e[0] < cut)]
         assert run(tmp_path / "cut", cut=cut, **settings) == expected, f"{settings}, {cuts}: {cut}"
         at = cut and max(at, cut - cut % every)
+
+
+@pytest.mark.parametrize("cut", [3, 4, 6, 7])
+def test_a_run_goes_on_with_other_batches_of_the_same_steps(tmp_path, cut) -> None:
+    """As where half the processes accumulate twice the batches; 3 steps an epoch."""
+
+    def by_step(seen: list[tuple[int, list]]) -> dict[int, list]:
+        found: dict[int, list] = {}
+        for step, items in seen:
+            found.setdefault(step, []).extend(items)
+        return found
+
+    whole = by_step(run(tmp_path / "whole", batch=1, accumulate=4))
+    before = by_step(run(tmp_path / "cut", batch=1, accumulate=4, cut=cut))
+    assert before | by_step(run(tmp_path / "cut", batch=2, accumulate=2)) == whole
 
 
 def test_a_run_ends_after_its_epochs_and_must_have_an_end(tmp_path) -> None:
