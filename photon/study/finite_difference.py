@@ -160,8 +160,10 @@ def _copies(trunk: Trunk, i: int, n: int) -> Trunk:
         suffixes=Segments([suffix.stop - suffix.start] * n),
         volume_of=list(range(n)),
     )
-    deepstack = tuple(part[first : first + count].repeat(n, 1) for part in trunk.visual.deepstack)
-    return replace(trunk, batch=of_copies, hidden=taken(trunk.hidden), deepstack=deepstack)
+    parts = (trunk.visual.tokens, *trunk.visual.deepstack)
+    tokens, *deepstack = (part[first : first + count].repeat(n, 1) for part in parts)
+    visual = replace(trunk.visual, tokens=tokens, deepstack=tuple(deepstack))
+    return replace(trunk, batch=of_copies, hidden=taken(trunk.hidden), visual=visual)
 
 
 def _losses(model: PhotonModel, copies: Trunk, keep: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def test_volumes_images_and_videos_in_one_data_set(folder, call) -> None:
 
 
 def test_check_names_the_broken_image(folder, call) -> None:
-    words = ("dataset=slake", "root=data", "--split", "test", "--workers", "1")
+    words = ("--dataset", "slake", "--root", "data", "--split", "test", "--workers", "1")
     done = call("-m", "photon", "check", *words, "--report", "report.json")
     report = json.loads((folder / "report.json").read_text())
     assert done.returncode == 1 and report["error_counts"] == {"count": 1, "image": 1}
