@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,8 +70,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
         Raises FileNotFoundError when there is none, InputError when none of them is whole.
         """
-        file = newest_whole(path)
-        return torch.load(file, map_location=map_location, weights_only=True)
+        return read_plain(newest_whole(path), map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         path = Path(path)
@@ -172,6 +172,20 @@ def sha256_of(path: Path) -> str:
         while block := file.read(READ_BLOCK):
             sha.update(block)
     return sha.hexdigest()
+
+
+def read_plain(file: str | Path, map_location: Any = None) -> Any:
+    """Read what `torch.save` wrote, without running code that a stranger may have put there.
+
+    Raises InputError where there is more than plain data.
+    """
+    try:
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"checkpoint {file} holds more than tensors, numbers and text, or is damaged, and is "
+            "not read: reading the rest could run code. Train from an export of it instead."
+        ) from error
 
 
 def assert_plain(value: Any, key: str = "checkpoint") -> None:

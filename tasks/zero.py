@@ -24,6 +24,7 @@ from tasks.checkpointing import (
     digest_of_parts,
     newest_whole,
     previous_of,
+    read_plain,
     sha256_of,
 )
 
@@ -102,7 +103,7 @@ def _load_part(path: str, map_location: Any = None) -> Any:
     from deepspeed.utils.tensor_fragment import fragment_address
 
     with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return read_plain(path, map_location)
 
 
 def _publish(temporary: Path, path: Path, parts: dict, checkpoint: dict[str, Any]) -> None:
