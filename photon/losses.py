@@ -125,9 +125,10 @@ class Routing:
         answer's loss (Eq. 21); `exclusive` trains a flipped question on the flip term alone, as the
         released code does.
         """
-        perturbed = torch.rand(n_volumes, generator=generator) < robust
+        # With bf16 weights Lightning makes bf16 the default, whose draws may be others.
+        perturbed = torch.rand(n_volumes, generator=generator, dtype=torch.float32) < robust
         is_robust = perturbed[volume_of]
-        draw = torch.rand(len(volume_of), generator=generator) < flip
+        draw = torch.rand(len(volume_of), generator=generator, dtype=torch.float32) < flip
         flipped = draw & ~is_robust
         answer = ~is_robust & ~flipped if routing == "exclusive" else ~is_robust
         return Routing(answer, is_robust, flipped)

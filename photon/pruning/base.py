@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from photon.batch.layout import Tail
+from photon.batch.layout import Tail, check_tail
 from photon.packing import Segments
 from photon.pruning.encoded import Encoded, Merge
 
@@ -113,6 +113,25 @@ class Pruner(Protocol):
         `generator` feeds what is random (on the CPU); None takes torch's global one.
         """
         ...
+
+
+class BudgetPruner(nn.Module):
+    """A pruner after layer l that learns nothing and always keeps a budget: what all such share.
+
+    Args:
+        layer: share of decoder layers that run at full length.
+        keep: share or count of tokens to keep where the call asks for none.
+        tail: how questions share rows above l, see `photon.batch.layout.lay_out`.
+    """
+
+    score_rope = False
+
+    def __init__(self, layer: float = 0.25, keep: float | int = 0.3, tail: Tail = "question"):
+        super().__init__()
+        self.options = {"layer": layer, "keep": keep, "tail": tail}
+        self.layer = layer
+        self.keep = keep
+        self.tail = check_tail(tail)
 
 
 def selection_layer(n_layers: int, layer: float | None) -> int:

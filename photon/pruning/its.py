@@ -182,5 +182,5 @@ class PhotonPruner(nn.Module):
         return u.to(context.queries.dtype).to(u.dtype) if self.as_released else u
 
     def _noise(self, theta: Tensor, generator: torch.Generator | None) -> Tensor:
-        draw = torch.rand(theta.shape, generator=generator).to(theta)
+        draw = torch.rand(theta.shape, generator=generator, dtype=torch.float32).to(theta)
         return 1 + self.theta_noise * (2 * draw - 1)

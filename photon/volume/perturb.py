@@ -55,7 +55,9 @@ def perturb(rows: Tensor, kind: str, generator: Generator, channels: int = 1) ->
         kept = _permutation(width, generator, rows.device)[: max(1, round(_KEPT_VOXELS * width))]
         return torch.zeros_like(voxels).index_copy(2, kept, voxels[..., kept]).flatten(1)
     if kind == "noise":
-        noise = torch.rand(rows.shape, generator=generator, device=generator.device)
+        noise = torch.rand(
+            rows.shape, generator=generator, device=generator.device, dtype=torch.float32
+        )
         return noise.to(rows.device, rows.dtype)
     if kind == "zeros":
         return torch.zeros_like(rows)

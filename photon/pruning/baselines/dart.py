@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from photon.batch.layout import Tail, check_tail
+from photon.batch.layout import Tail
 from photon.packing import Segments
-from photon.pruning.base import Keep, PruneContext, Selection
+from photon.pruning.base import BudgetPruner, Keep, PruneContext, Selection
 from photon.pruning.retention import budget_counts
 from photon.pruning.saliency import precise
 
@@ -89,13 +89,11 @@ def dart(
     )
 
 
-class DartPruner(nn.Module):
+class DartPruner(BudgetPruner):
     """Keeps, after layer l, the tokens that duplicate the pivots least (`dart`).
 
     Args:
         layer: share of decoder layers that run at full length (DART: two layers).
-        keep: share or count of tokens to keep where the call asks for none.
-        tail: how questions share rows above l, see `photon.batch.layout.lay_out`.
         pivots: visual pivots, and as many of the question.
     """
 
@@ -108,12 +106,8 @@ class DartPruner(nn.Module):
         tail: Tail = "question",
         pivots: int = PIVOTS,
     ):
-        super().__init__()
-        self.options = {"layer": layer, "keep": keep, "tail": tail, "pivots": pivots}
-        self.layer = layer
-        self.keep = keep
-        self.tail = check_tail(tail)
-        self.pivots = pivots
+        super().__init__(layer, keep, tail)
+        self.options["pivots"] = self.pivots = pivots
 
     def select(
         self,

@@ -14,10 +14,9 @@ questions, N query heads, K key-value heads, H head size.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from photon.batch.layout import Tail, check_tail
-from photon.pruning.base import Keep, LastRow, PruneContext, Selection
+from photon.pruning.base import BudgetPruner, Keep, LastRow, PruneContext, Selection
 from photon.pruning.retention import budget_counts, rank
 from photon.pruning.saliency import precise
 
@@ -34,23 +33,15 @@ def last_row_attention(last: LastRow) -> Tensor:
     return torch.cat(out)
 
 
-class AttentionPruner(nn.Module):
+class AttentionPruner(BudgetPruner):
     """Keeps the visual tokens to which the last prompt row attends most at layer l.
 
     Args:
         layer: share of decoder layers that run at full length (FastV: two layers).
         keep: share or count of tokens to keep where the call asks for none (FastV: a half).
-        tail: how questions share rows above l, see `photon.batch.layout.lay_out`.
     """
 
     score_rope = True
-
-    def __init__(self, layer: float = 0.25, keep: float | int = 0.3, tail: Tail = "question"):
-        super().__init__()
-        self.options = {"layer": layer, "keep": keep, "tail": tail}
-        self.layer = layer
-        self.keep = keep
-        self.tail = check_tail(tail)
 
     def select(
         self,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from photon.batch.layout import Tail, check_tail
-from photon.pruning.base import Keep, PruneContext, Selection
+from photon.pruning.base import BudgetPruner, Keep, PruneContext, Selection
 from photon.pruning.retention import budget_counts
 
 
@@ -18,23 +16,8 @@ def strided(count: int, total: int) -> torch.Tensor:
     return (2 * torch.arange(count) + 1) * total // (2 * count) if count else torch.arange(0)
 
 
-class UniformPruner(nn.Module):
-    """Keeps every (1 / share)-th visual token in grid order.
-
-    Args:
-        layer: share of decoder layers that run at full length.
-        keep: share or count of tokens to keep where the call asks for none.
-        tail: how questions share rows above l, see `photon.batch.layout.lay_out`.
-    """
-
-    score_rope = False
-
-    def __init__(self, layer: float = 0.25, keep: float | int = 0.3, tail: Tail = "question"):
-        super().__init__()
-        self.options = {"layer": layer, "keep": keep, "tail": tail}
-        self.layer = layer
-        self.keep = keep
-        self.tail = check_tail(tail)
+class UniformPruner(BudgetPruner):
+    """Keeps every (1 / share)-th visual token in grid order."""
 
     def select(
         self,
