@@ -81,7 +81,7 @@ class Selection:
     @property
     def hard_ratio(self) -> Tensor:
         """(Q,) share of visual tokens that stay."""
-        return self.counts / self.pairs.counts
+        return self.counts.float() / self.pairs.counts
 
     @property
     def soft_ratio(self) -> Tensor:

@@ -51,7 +51,7 @@ def budget_counts(keep: float | int | Tensor, pairs: Segments) -> Tensor:
     if isinstance(keep, int) and keep >= 1:
         return torch.full_like(pairs.counts, keep).clamp_max(pairs.counts)
     if 0 < keep <= 1:
-        return (pairs.counts * keep).round().long().clamp_min(1)
+        return (pairs.counts.float() * keep).round().long().clamp_min(1)
     raise ValueError(f"keep={keep}: legal values are a share in (0, 1] or a whole number of tokens")
 
 
