@@ -236,8 +236,7 @@ class DeepTumorVQA(Benchmark):
 
     def score(self, rows: Sequence[Row], protocol: str, bert: Bert | None = None) -> Scored:
         scored = Scored()
-        judged = [self.judge(row, protocol) for row in rows]
-        self._subtypes(scored, rows, judged)
+        self._subtypes(scored, [self.judge(row, protocol) for row in rows])
         clinical = [row for row in rows if squash(subtype_of(row)) == squash(CLINICAL)]
         if clinical:
             read = [self.yes_no(row, protocol) for row in clinical]
@@ -257,12 +256,13 @@ class DeepTumorVQA(Benchmark):
         if is_choice(row):
             return strict_choice(row) if strict else by_value(row, text_of(row) == answer_of(row))
         if answer_kind(row) == "number":
-            return Judged(_mra(row, strict))
+            return Judged(row, _mra(row, strict))
         gold = metrics.normalize_text(answer_of(row))
         plain = metrics.normalize_text(text_of(row))
         right = plain == gold != "" if strict else text_of(row) == answer_of(row)
         right = right or protocol == "lenient" and names_answer(text_of(row), answer_of(row))
-        return Judged(float(right), gold, gold if right else UNREAD if plain == gold else plain)
+        said = gold if right else UNREAD if plain == gold else plain
+        return Judged(row, float(right), gold, said)
 
     def yes_no(self, row: Row, protocol: str) -> tuple[bool | None, bool | None]:
         """(truth, answer) of an existence question; None where it cannot be read."""
@@ -272,42 +272,34 @@ class DeepTumorVQA(Benchmark):
             return _bool(texts.get(gold_letter(row), "")), _bool(texts.get(parsed or "", ""))
         return _bool(answer_of(row)), _bool(text_of(row))
 
-    def _subtypes(self, scored: Scored, rows: Sequence[Row], judged: Sequence[Judged]) -> None:
-        members: dict[str, list[int]] = {}
-        for i, row in enumerate(rows):
-            members.setdefault(type_of(row), []).append(i)
-        order = [name for name in (*TITLES.values(), *sorted(members)) if name in members]
-        for name in dict.fromkeys(order):
-            chosen = members[name]
-            for subtype in sorted({subtype_of(rows[i]) for i in chosen}):
-                part = [i for i in chosen if subtype_of(rows[i]) == subtype]
-                self._subtype(scored, name, subtype, [rows[i] for i in part],
-                              [judged[i] for i in part])  # fmt: skip
-            self._average(scored, name, [rows[i] for i in chosen], [judged[i] for i in chosen])
-        self._average(scored, "Total", rows, judged)
+    def _subtypes(self, scored: Scored, judged: Sequence[Judged]) -> None:
+        types: dict[str, list[Judged]] = {}
+        for j in judged:
+            types.setdefault(type_of(j.row), []).append(j)
+        for name in dict.fromkeys((*TITLES.values(), *sorted(types))):
+            if members := types.get(name):
+                for subtype in sorted({subtype_of(j.row) for j in members}):
+                    part = [j for j in members if subtype_of(j.row) == subtype]
+                    self._subtype(scored, name, subtype, part)
+                self._average(scored, name, members)
+        self._average(scored, "Total", judged)
 
     def _subtype(
-        self,
-        scored: Scored,
-        group: str,
-        subtype: str,
-        rows: Sequence[Row],
-        judged: Sequence[Judged],
+        self, scored: Scored, group: str, subtype: str, judged: Sequence[Judged]
     ) -> None:
-        label = subtype + "*" if answer_kind(rows[0]) == "number" else subtype
-        scored.mean((group, label), rows, judged)
+        star = "*" if answer_kind(judged[0].row) == "number" else ""
+        scored.mean((group, subtype + star), judged)
         if all(j.gold is not None for j in judged):
             part = Scored()
-            part.closed(subtype, rows, judged)
+            part.closed(subtype, judged)
             if balanced := part.measures.get((subtype, "Balanced accuracy")):
                 scored.measures[f"{group} {subtype}", "Balanced accuracy"] = balanced
                 scored.confusion |= part.confusion
 
-    def _average(
-        self, scored: Scored, group: str, rows: Sequence[Row], judged: Sequence[Judged]
-    ) -> None:
-        """Each subtype counts once."""
-        names = [f"{type_of(r)}/{subtype_of(r)}" for r in rows]
+    def _average(self, scored: Scored, group: str, judged: Sequence[Judged]) -> None:
+        """Each subtype counts once; values that the protocol skips count as they are (0)."""
+        rows = [j.row for j in judged]
+        names = [f"{type_of(row)}/{subtype_of(row)}" for row in rows]
         values = [j.value for j in judged]
         scored.measures[group, "Average"] = mean_of(rows, values, names)
 

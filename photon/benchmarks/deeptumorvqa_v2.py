@@ -87,12 +87,12 @@ class DeepTumorVQA2(DeepTumorVQA):
         if kind == "number":
             target = _number(answer_of(row))
             if target is None:
-                return Judged(0.0, skipped=True)
+                return Judged(row, 0.0, skipped=True)
             number = _number(text)
-            return Judged(metrics.mean_relative_accuracy(number, target, "continuous"))
+            return Judged(row, metrics.mean_relative_accuracy(number, target, "continuous"))
         read = yes_or_no if kind == "binary" else _plain
         gold, answer = read(answer_of(row)), read(text)
-        return Judged(float(answer == gold != ""), gold, answer or UNREAD)
+        return Judged(row, float(answer == gold != ""), gold, answer or UNREAD)
 
     def yes_no(self, row: Row, protocol: str) -> tuple[bool | None, bool | None]:
         if protocol != "official" or is_choice(row):
@@ -101,11 +101,9 @@ class DeepTumorVQA2(DeepTumorVQA):
         answer = yes_or_no(_THOUGHT.sub("", text_of(row)))
         return (truth == "yes") if truth else None, (answer == "yes") if answer else None
 
-    def _average(
-        self, scored: Scored, group: str, rows: Sequence[Row], judged: Sequence[Judged]
-    ) -> None:
-        super()._average(scored, group, rows, judged)
-        scored.mean((group, "By question"), rows, judged)
+    def _average(self, scored: Scored, group: str, judged: Sequence[Judged]) -> None:
+        super()._average(scored, group, judged)
+        scored.mean((group, "By question"), judged)
 
 
 def first_letter(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from photon.evaluation.scores import gold_letter, kind_of
 
 Row = Mapping[str, Any]
 Key = tuple[str, str]  # (group, measure): one row of a table
+GroupOf = Callable[[Row], str]
 Bert = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 UNREAD = "(unread)"
 YES, NO = frozenset({"yes", "true"}), frozenset({"no", "not", "false"})
@@ -23,12 +24,13 @@ MAX_CLASSES = 12  # a confusion table of more classes is no longer read by anyon
 
 @dataclass(frozen=True)
 class Judged:
-    """One judged answer.
+    """One judged answer: a prediction row and what it is worth.
 
     value: in [0, 1]. gold, predicted: classes of a closed question (UNREAD where none was
     understood), None for numbers. skipped: left out of the counts, as some scripts do.
     """
 
+    row: Row
     value: float
     gold: str | None = None
     predicted: str | None = None
@@ -46,48 +48,40 @@ class Scored:
     confusion: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def mean(
-        self,
-        key: Key,
-        rows: Sequence[Row],
-        judged: Sequence[Judged],
-        groups: Sequence[str] | None = None,
-    ) -> None:
+    def mean(self, key: Key, judged: Sequence[Judged], group_of: GroupOf | None = None) -> None:
         """Add the mean of the judged values, without those skipped; nothing where none is left.
 
-        groups: averaged with equal weight (subtasks); one by default.
+        group_of: a row's group; groups (subtasks) count alike, and there is one by default.
         """
-        used = [i for i, j in enumerate(judged) if not j.skipped]
+        used = [j for j in judged if not j.skipped]
         if used:
-            names = None if groups is None else [groups[i] for i in used]
-            values = [judged[i].value for i in used]
-            self.measures[key] = mean_of([rows[i] for i in used], values, names)
+            rows = [j.row for j in used]
+            groups = None if group_of is None else [group_of(row) for row in rows]
+            self.measures[key] = mean_of(rows, [j.value for j in used], groups)
 
     def closed(
         self,
         group: str,
-        rows: Sequence[Row],
         judged: Sequence[Judged],
         name: str = "Accuracy",
-        groups: Sequence[str] | None = None,
+        group_of: GroupOf | None = None,
     ) -> None:
         """Add accuracy, balanced accuracy and confusion of a group of closed questions.
 
-        groups: as for `mean`. Balanced accuracy is over the whole group: a subtask may lack a
+        group_of: as for `mean`. Balanced accuracy is over the whole group: a subtask may lack a
         class, and would favour a constant answer.
         """
-        self.mean((group, name), rows, judged, groups)
-        used = [(row, j) for row, j in zip(rows, judged, strict=True) if not j.skipped]
-        if len(used) < len(rows):
-            self.notes.append(f"{group}: {len(rows) - len(used)} of {len(rows)} answers left out")
-        classes = [j.gold for _, j in used]
+        self.mean((group, name), judged, group_of)
+        used = [j for j in judged if not j.skipped]
+        if absent := len(judged) - len(used):
+            self.notes.append(f"{group}: {absent} of {len(judged)} answers left out")
+        classes = [j.gold for j in used]
         if not used or None in classes or len(set(classes)) > MAX_CLASSES:
             return
-        self.measures[group, "Balanced accuracy"] = balanced_of(
-            [row for row, _ in used], [j.value for _, j in used], classes
-        )
+        rows, values = [j.row for j in used], [j.value for j in used]
+        self.measures[group, "Balanced accuracy"] = balanced_of(rows, values, classes)
         table: dict[str, Counter[str]] = {name: Counter() for name in sorted(set(classes))}
-        for _, j in used:
+        for j in used:
             table[j.gold][j.predicted or UNREAD] += 1
         self.confusion[group] = {name: dict(sorted(c.items())) for name, c in table.items()}
 
@@ -122,7 +116,7 @@ def strict_choice(row: Row) -> Judged:
     letter, texts = gold_letter(row), option_texts(row)
     parsed = metrics.parse_letter(text_of(row), row.get("choices"))
     predicted = UNREAD if parsed is None else texts.get(parsed, parsed)
-    return Judged(float(parsed == letter), texts.get(letter, letter), predicted)
+    return Judged(row, float(parsed == letter), texts.get(letter, letter), predicted)
 
 
 def by_value(row: Row, right: bool) -> Judged:
@@ -132,9 +126,9 @@ def by_value(row: Row, right: bool) -> Judged:
     """
     judged = strict_choice(row)
     if right:
-        return Judged(1.0, judged.gold, judged.gold)
+        return replace(judged, value=1.0, predicted=judged.gold)
     same = judged.predicted == judged.gold
-    return Judged(0.0, judged.gold, UNREAD if same else judged.predicted)
+    return replace(judged, value=0.0, predicted=UNREAD if same else judged.predicted)
 
 
 def option_texts(row: Row) -> dict[str, str]:

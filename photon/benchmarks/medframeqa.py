@@ -195,11 +195,10 @@ class MedFrameQA(Benchmark):
     def score(self, rows: Sequence[Row], protocol: str, bert: Bert | None = None) -> Scored:
         scored = Scored()
         judged = [judge(row, protocol) for row in rows]
-        scored.closed("MedFrameQA", rows, judged, "Overall")
+        scored.closed("MedFrameQA", judged, "Overall")
         for title in MODALITIES.values():
-            part = [i for i, r in enumerate(rows) if modality_of(r) == title]
-            key = ("MedFrameQA", title)
-            scored.mean(key, [rows[i] for i in part], [judged[i] for i in part])
+            part = [j for j in judged if modality_of(j.row) == title]
+            scored.mean(("MedFrameQA", title), part)
         scored.tokens("MedFrameQA", rows)
         return scored
 
@@ -212,7 +211,7 @@ def judge(row: Row, protocol: str) -> Judged:
     if protocol == "strict":
         return strict_choice(row)
     if not text_of(row):
-        return Judged(0.0, skipped=True)
+        return Judged(row, 0.0, skipped=True)
     if "cot_reasoning" in row:  # its result.json, in which the answer is a letter already
         return by_value(row, text_of(row).strip() == gold_letter(row))
     choices = {k.upper(): v for k, v in (row.get("choices") or {}).items()}

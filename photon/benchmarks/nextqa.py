@@ -117,16 +117,14 @@ class NextQA(Benchmark):
     def score(self, rows: Sequence[Row], protocol: str, bert: Bert | None = None) -> Scored:
         scored = Scored()
         judged = [judge(row, protocol) for row in rows]
-        scored.closed("NExT-QA", rows, judged, "Avg. Acc")
+        scored.closed("NExT-QA", judged, "Avg. Acc")
         groups = {title: (code,) for code, (_, title) in TYPES.items()}
         if protocol == "official":
             del groups[TYPES["TP"][1]]
             groups[TYPES["TN"][1]] = ("TN", "TP")
         groups |= {title: tuple(c for c in TYPES if c[0] == key) for key, title in FOLDED.items()}
         for title, codes in groups.items():
-            part = [i for i, r in enumerate(rows) if type_of(r) in codes]
-            key = ("NExT-QA", title)
-            scored.mean(key, [rows[i] for i in part], [judged[i] for i in part])
+            scored.mean(("NExT-QA", title), [j for j in judged if type_of(j.row) in codes])
         scored.tokens("NExT-QA", rows)
         return scored
 

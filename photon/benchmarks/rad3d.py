@@ -200,9 +200,7 @@ class Rad3D(Benchmark):
             closed = [r for r in members if is_choice(r)]
             opened = [r for r in members if not is_choice(r)]
             if closed:
-                judged = [judge(r, protocol) for r in closed]
-                names = [str(r.get("subtask")) for r in closed]
-                scored.closed(task, closed, judged, groups=names)
+                scored.closed(task, [judge(r, protocol) for r in closed], group_of=subtask_of)
             if protocol == "official":  # its script drops them
                 answered = [r for r in opened if text_of(r).strip()]
                 if len(answered) < len(opened):
@@ -210,8 +208,7 @@ class Rad3D(Benchmark):
                     scored.notes.append(f"{task}: {count} empty answers left out (official)")
                 opened = answered
             if opened:
-                names = [str(r.get("subtask")) for r in opened]
-                add_text(scored, task, opened, names, protocol != "strict", bert)
+                add_text(scored, task, opened, protocol != "strict", bert)
             scored.tokens(task, members)
         add_organs(scored, rows, [task_of(row) for row in rows])
         return scored
@@ -226,6 +223,10 @@ def task_of(row: Row) -> str:
     """The row of Table 1 that a question belongs to; its own task's name where it has none."""
     name = squash(str(row.get("task")))
     return next((title for part, title in TASKS.items() if part in name), str(row.get("task")))
+
+
+def subtask_of(row: Row) -> str:
+    return str(row.get("subtask"))
 
 
 def judge(row: Row, protocol: str) -> Judged:
@@ -246,14 +247,9 @@ def _plain(text: str) -> str:
 
 
 def add_text(
-    scored: Scored,
-    group: str,
-    rows: Sequence[Row],
-    groups: Sequence[str],
-    published: bool,
-    bert: Bert | None,
+    scored: Scored, group: str, rows: Sequence[Row], published: bool, bert: Bert | None
 ) -> None:
-    """Add BLEU, ROUGE and BERT Score of open questions to `scored`, means over `groups`.
+    """Add BLEU, ROUGE and BERT Score of open questions to `scored`, means over the subtasks.
 
     published: as the scripts of 3D-RAD and of the paper do it. Answers pass through a CSV file that
     pandas reads (an empty answer and "None" come back as "nan"), and ROUGE-1 is the median of 1,000
@@ -261,6 +257,7 @@ def add_text(
     plain mean.
     """
     predictions, references = [text_of(r) for r in rows], [answer_of(r) for r in rows]
+    groups = [subtask_of(row) for row in rows]
     if published:
         predictions, references = through_csv(predictions, references, groups)
     predictions = [text.strip() for text in predictions]

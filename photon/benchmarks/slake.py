@@ -143,13 +143,12 @@ class Slake(Benchmark):
     def score(self, rows: Sequence[Row], protocol: str, bert: Bert | None = None) -> Scored:
         scored = Scored()
         judged = [judge(row, protocol) for row in rows]
-        scored.closed("SLAKE", rows, judged, "Acc.")
+        scored.closed("SLAKE", judged, "Acc.")
         scored.tokens("SLAKE", rows)
         for key in ("task", "q_lang", "modality"):
             for value in sorted({str(r[key]) for r in rows if r.get(key)}):
-                part = [i for i, r in enumerate(rows) if str(r.get(key)) == value]
-                group = f"SLAKE {value}"
-                scored.closed(group, [rows[i] for i in part], [judged[i] for i in part], "Acc.")
+                part = [j for j in judged if str(j.row.get(key)) == value]
+                scored.closed(f"SLAKE {value}", part, "Acc.")
         return scored
 
 
@@ -159,8 +158,10 @@ def judge(row: Row, protocol: str) -> Judged:
     gold, predicted = read(answer_of(row)), read(text_of(row))
     right = predicted == gold != ""
     right = right or protocol == "lenient" and names_answer(text_of(row), answer_of(row), _YES, _NO)
+    if right:
+        return Judged(row, 1.0, gold, gold)
     same = plain(text_of(row)) == plain(answer_of(row))
-    return Judged(float(right), gold, gold if right else UNREAD if same else predicted or UNREAD)
+    return Judged(row, 0.0, gold, UNREAD if same or not predicted else predicted)
 
 
 def plain(text: str) -> str:
