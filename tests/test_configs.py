@@ -228,10 +228,9 @@ def test_callbacks_and_pruners_build_from_their_files() -> None:
         ("tiny", (2, 6), 128),
         ("tiny_stock", (2, 6), 128),
         ("tiny_qwen3", (2, 6), 128),
-        ("small", (45, 60), 250),
         ("photon", (3750, 3760), 1000),
         ("photon_official", (3750, 3760), 1000),
-        ("photon_364", (3750, 3760), 4394),
+        ("photon model.preparation.size=[364,364,364]", (3750, 3760), 4394),
         ("photon_max", (3750, 3760), 7000),
         ("photon_7b", (8290, 8300), 1000),
         ("qwen3vl_2b", (2120, 2140), 1000),
@@ -240,7 +239,7 @@ def test_callbacks_and_pruners_build_from_their_files() -> None:
 )
 def test_model_files_have_the_sizes_that_they_say(name, millions, tokens) -> None:
     """Built without memory on the meta device; visual tokens from the shapes."""
-    config = checked(f"model={name}", "model.device=meta")["model"]
+    config = checked(*f"model={name}".split(), "model.device=meta")["model"]
     config["text"].setdefault("vocab_size", 1129)
     started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = instantiate(config, "model", pruner=None)

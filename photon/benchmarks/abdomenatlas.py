@@ -46,7 +46,7 @@ class AbdomenAtlas(Benchmark):
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
         file = self.path(self.files, "AbdomenAtlas3.0MiniWithMeta.csv")
-        if not file.is_file():
+        if not file.is_file():  # before the id file is asked for
             return
         wanted = scans.id_file(self.path(self.files, "TrainTestIDS", f"{self.ids}_{split}.csv"))
         paths = scans.atlas_paths(Path(self.root), self.volumes)

@@ -122,10 +122,13 @@ class Reading:
     def table(
         self, path: Path, required: Iterable[str], make: Make, under: str = "questions"
     ) -> None:
-        """Add what `make(row, line)` gives for every row of a file; it raises BadRow.
+        """Add what `make(row, line)` gives for every row of a file, if it is there; BadRow leaves
+        a row out.
 
         Columns are named as `rows.squash` spells them; `under` as for `read_table`.
         """
+        if not path.is_file():
+            return
         self.files.append(path)
         where = place(path)
         try:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 from photon.benchmarks import scans
 from photon.benchmarks.benchmark import (
     BadRow,
-    Benchmark,
     Facts,
     Kind,
     Reading,
@@ -20,7 +18,6 @@ from photon.benchmarks.benchmark import (
 from photon.benchmarks.rows import Row, squash
 from photon.questions.record import Record
 from photon.questions.templates import REPORT_REQUESTS
-from photon.volume.types import ScanHeader
 
 FINDINGS = (
     "Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion",
@@ -34,19 +31,11 @@ _EMPTY = ("", "not given", "none", "nan")
 
 
 @dataclass(frozen=True)
-class CtRate(Benchmark):
+class CtRate(scans.OnCtRate):
     """Reports, or yes/no questions about the labelled findings; "test" is CT-RATE's validation.
 
-    Args:
-        volumes: folder of CT-RATE, reports, labels and metadata included.
-        scans: fixed: the corrected files, never rescaled again; original: those with blank headers,
-            read with the metadata CSV; flat: files directly in `volumes`.
-        orientation: of the originals' axes, ITK letters.
+    Reports, labels and metadata lie in the folder of the volumes too.
     """
-
-    volumes: str = "CT-RATE"
-    scans: scans.Scans = "fixed"
-    orientation: str | None = None
 
     facts: ClassVar[Facts] = Facts(
         name="ct_rate",
@@ -69,13 +58,11 @@ class CtRate(Benchmark):
         if kind == "reports":
             name = "train" if split == "train" else "validation"
             file = dataset / "radiology_text_reports" / f"{name}_reports.csv"
-            if file.is_file():
-                columns = ("volumename", *_SECTIONS.values())
-                reading.table(file, columns, partial(self._report, split))
-            return
-        name = "train" if split == "train" else "valid"
-        file = dataset / "multi_abnormality_labels" / f"{name}_predicted_labels.csv"
-        if file.is_file():
+            columns = ("volumename", *_SECTIONS.values())
+            reading.table(file, columns, partial(self._report, split))
+        else:
+            name = "train" if split == "train" else "valid"
+            file = dataset / "multi_abnormality_labels" / f"{name}_predicted_labels.csv"
             columns = ("volumename", *map(squash, FINDINGS))
             reading.table(file, columns, partial(self._labels, split))
 
@@ -90,14 +77,14 @@ class CtRate(Benchmark):
             volume=scans.ct_rate_path(name, self.volumes, self.scans),
             question=REPORT_REQUESTS[line % len(REPORT_REQUESTS)],
             answer="\n".join(f"{title}: {text}" for title, text in parts.items()),
-            patient=scans.ct_rate_patient(name) or name,
+            patient=scans.ct_rate_patient(name),
             task="report",
         )
 
     def _labels(self, split: str, row: Row, line: int) -> list[Record]:
         name = need(row, "volumename", "VolumeName")
         volume = scans.ct_rate_path(name, self.volumes, self.scans)
-        patient = scans.ct_rate_patient(name) or name
+        patient = scans.ct_rate_patient(name)
         records = []
         for finding in FINDINGS:
             value = need(row, squash(finding), finding)
@@ -117,8 +104,3 @@ class CtRate(Benchmark):
                 )
             )
         return records
-
-    def header(self, volume: str) -> ScanHeader | None:
-        if self.scans != "original":
-            return None
-        return scans.ct_rate_header(Path(self.root), self.volumes, volume, self.orientation)

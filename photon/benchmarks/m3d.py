@@ -24,40 +24,41 @@ from photon.questions.templates import REPORT_REQUESTS
 from photon.volume.types import ScanHeader
 
 _KINDS = {"1": "plane", "2": "phase", "3": "organ", "4": "abnormality", "5": "location"}
-_LICENCE = "MIT (code); data of Radiopaedia, non-commercial"
-_SOURCE = "github.com/BAAI-DCAI/M3D"
 # Arrays (1, D, H, W), min-max normalised to 0..1: spread over the range of HU that is prepared.
 _SLOPE, _INTERCEPT = 2000.0, -1000.0
-_VQA_COLUMNS = ("imagepath", "questiontype", "question", "answer", "answerchoice") + tuple(
+_COLUMNS = ("imagepath", "questiontype", "question", "answer", "answerchoice") + tuple(
     f"choice{letter}" for letter in "abcd"
 )
 
 
 @dataclass(frozen=True)
-class M3DVqa(Benchmark):
-    """Five types of questions, with options or in free text.
+class M3D(Benchmark):
+    """Five types of questions, with options or in free text; captions serve as reports.
 
     Args:
         files: folder of M3D_VQA_{train,val,test}.csv.
-        volumes: folder that the CSV's paths are relative to.
-        form: choice or free.
+        captions: file of M3D-Cap.
+        volumes: folder that the paths in both are relative to.
+        form: of the questions: choice or free.
         orientation: ITK letters that say where the arrays' axes (W, H, D) come from; the files do
             not, and the usual display of axial slices is assumed.
     """
 
     files: str = "M3D-VQA"
+    captions: str = "M3D/M3D_Cap_npy/M3D_Cap.json"
     volumes: str = "M3D"
     form: Literal["choice", "free"] = "choice"
     orientation: str = "RAI"
 
     facts: ClassVar[Facts] = Facts(
-        name="m3d_vqa",
-        title="M3D-VQA",
-        licence=_LICENCE,
-        source=_SOURCE,
-        layout="M3D-VQA/M3D_VQA_{train,val,test}.csv, M3D/M3D_Cap_npy/...",
+        name="m3d",
+        title="M3D",
+        licence="MIT (code); data of Radiopaedia, non-commercial",
+        source="github.com/BAAI-DCAI/M3D",
+        layout="M3D-VQA/M3D_VQA_{train,val,test}.csv, M3D/M3D_Cap_npy/{M3D_Cap.json,...}",
         counts={},
         splits=("train", "val", "test"),
+        kinds=("questions", "reports"),
         media="array",
         ct=False,
     )
@@ -66,11 +67,15 @@ class M3DVqa(Benchmark):
         return ScanHeader(_SLOPE, _INTERCEPT, None, self.orientation)
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
-        file = self.path(self.files, f"M3D_VQA_{split}.csv")
-        if file.is_file():
-            reading.table(file, _VQA_COLUMNS, partial(self._record, split))
+        if kind == "questions":
+            file = self.path(self.files, f"M3D_VQA_{split}.csv")
+            reading.table(file, _COLUMNS, partial(self._question, split))
+        else:
+            name = "validation" if split == "val" else split
+            make = partial(self._caption, split)
+            reading.table(self.path(self.captions), ("image", "text"), make, under=name)
 
-    def _record(self, split: str, row: Row, line: int) -> Record:
+    def _question(self, split: str, row: Row, line: int) -> Record:
         image = inside(need(row, "imagepath", "Image Path"), "image")
         kind = need(row, "questiontype", "Question Type").removesuffix(".0")
         if kind not in _KINDS:
@@ -91,49 +96,12 @@ class M3DVqa(Benchmark):
             id=f"{split}/{line}",
             volume=f"{self.volumes}/{image}",
             patient=image.rsplit("/", 1)[0],
-            task="m3d_vqa",
+            task="m3d",
             subtask=_KINDS[kind],
             **fields,
         )
 
-
-@dataclass(frozen=True)
-class M3DCap(Benchmark):
-    """Volume-caption pairs; both prompts are this project's request for a report.
-
-    Args:
-        files: file of the captions.
-        volumes: folder that its paths are relative to.
-        orientation: as of `M3DVqa`.
-    """
-
-    files: str = "M3D/M3D_Cap_npy/M3D_Cap.json"
-    volumes: str = "M3D"
-    orientation: str = "RAI"
-
-    facts: ClassVar[Facts] = Facts(
-        name="m3d_cap",
-        title="M3D-Cap",
-        licence=_LICENCE,
-        source=_SOURCE,
-        layout="M3D/M3D_Cap_npy/M3D_Cap.json",
-        counts={},
-        splits=("train", "val", "test"),
-        media="array",
-        ct=False,
-        kinds=("reports", "questions"),
-    )
-
-    def header(self, volume: str) -> ScanHeader:
-        return ScanHeader(_SLOPE, _INTERCEPT, None, self.orientation)
-
-    def _read(self, reading: Reading, split: str, kind: Kind) -> None:
-        file = self.path(self.files)
-        if file.is_file():
-            name = "validation" if split == "val" else split
-            reading.table(file, ("image", "text"), partial(self._record, split), under=name)
-
-    def _record(self, split: str, row: Row, line: int) -> Record:
+    def _caption(self, split: str, row: Row, line: int) -> Record:
         image = inside(need(row, "image"), "image")
         text = need(row, "text")
         if text.endswith(".txt"):

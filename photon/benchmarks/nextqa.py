@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar, Literal
 
 from photon.benchmarks.benchmark import (
@@ -82,10 +82,9 @@ class NextQA(Benchmark):
     )
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
-        file = self.path(self.files, f"{split}.csv")
-        if file.is_file():
-            reading.table(file, _COLUMNS, partial(self._record, split, self._videos()))
+        reading.table(self.path(self.files, f"{split}.csv"), _COLUMNS, partial(self._record, split))
 
+    @cached_property
     def _videos(self) -> dict[str, str]:
         path = self.path(self.files, "map_vid_vidorID.json")
         try:
@@ -93,11 +92,11 @@ class NextQA(Benchmark):
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: cannot be read ({error}); fetch it with the CSVs") from error
 
-    def _record(self, split: str, videos: dict[str, str], row: Row, line: int) -> Record:
+    def _record(self, split: str, row: Row, line: int) -> Record:
         video, kind = need(row, "video"), need(row, "type").upper()
         if kind not in TYPES:
             raise BadRow("subtype", f"type {kind!r} is none of {', '.join(TYPES)}")
-        if video not in videos:
+        if video not in self._videos:
             raise BadRow("missing_volume", f"video {video} is not in map_vid_vidorID.json")
         choices = {"ABCDE"[i]: need(row, f"a{i}", f"option a{i}") for i in range(5)}
         index = need(row, "answer")
@@ -106,7 +105,7 @@ class NextQA(Benchmark):
         suffix = ".mp4" if self.videos == "mp4" else ""
         return Record(
             id=f"{split}/{video}_{need(row, 'qid')}",
-            volume=f"{self.volumes}/{inside(videos[video], 'video')}{suffix}",
+            volume=f"{self.volumes}/{inside(self._videos[video], 'video')}{suffix}",
             patient=video,
             task=TYPES[kind][0],
             subtask=kind,

@@ -10,7 +10,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +18,6 @@ import pandas as pd
 from photon.benchmarks import scans
 from photon.benchmarks.benchmark import (
     BadRow,
-    Benchmark,
     Facts,
     Kind,
     PaperTable,
@@ -46,7 +44,6 @@ from photon.evaluation.metrics import rouge1_one
 from photon.evaluation.scores import gold_letter
 from photon.evaluation.text_metrics import bleu1_counts, bleu1_of
 from photon.questions.record import Record
-from photon.volume.types import ScanHeader
 
 # Folder -> (task as in the paper's Table 1, published subtask files of train and test).
 _LETTERS = {"train": (*"cdefghijk", "n", "o", "q"), "test": tuple("bcdefgh")}
@@ -85,7 +82,7 @@ NO_ENCODER = "BERT Score: not computed, as evaluation.bert_encoder names no enco
 
 
 @dataclass(frozen=True)
-class Rad3D(Benchmark):
+class Rad3D(scans.OnCtRate):
     """Open and closed questions of six tasks; a number is the unweighted mean over the subtasks.
 
     Closed questions: `official` wants "B." somewhere in the answer (3D-RAD's evaluation, which also
@@ -97,16 +94,9 @@ class Rad3D(Benchmark):
     Args:
         files: folder of the repository, with or without its 3DRAD/ below.
         volumes: folder of CT-RATE; test_N_x_y of the questions is its valid_N_x_y.
-        scans: fixed: CT-RATE's corrected files; original: those with blank headers, read with the
-            metadata CSV; flat: files directly in `volumes`, named as in the questions.
-        orientation: of the originals' axes, ITK letters.
     """
 
     files: str = "3D-RAD"
-    volumes: str = "CT-RATE"
-    scans: scans.Scans = "fixed"
-    orientation: str | None = None
-
     facts: ClassVar[Facts] = Facts(
         name="rad3d",
         title="3D-RAD",
@@ -163,7 +153,7 @@ class Rad3D(Benchmark):
         return Record(
             id=f"{prefix}:{line}",
             volume=volume,
-            patient=scans.ct_rate_patient(name) or name,
+            patient=scans.ct_rate_patient(name),
             task=task,
             subtask=subtask,
             extra={name: row[key] for name, key in _KEPT},
@@ -184,11 +174,6 @@ class Rad3D(Benchmark):
             fields["question"] = f"{question}\nChoices: {options}\nAnswer:"
             fields["answer"] = f"{letter}. {answer}"
         return fields
-
-    def header(self, volume: str) -> ScanHeader | None:
-        if self.scans != "original":
-            return None
-        return scans.ct_rate_header(Path(self.root), self.volumes, volume, self.orientation)
 
     def score(self, rows: Sequence[Row], protocol: str, bert: Bert | None = None) -> Scored:
         scored = Scored()

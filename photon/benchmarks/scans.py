@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
-from photon.benchmarks.benchmark import BadRow, inside, need
+from photon.benchmarks.benchmark import BadRow, Benchmark, inside, need
 from photon.benchmarks.rows import TableError, read_table
 from photon.errors import InputError
 from photon.volume.types import ScanHeader
@@ -21,11 +22,33 @@ _SPLIT_FILES = {"train": "train", "valid": "validation"}
 _HEADER_COLUMNS = ("volumename", "rescaleslope", "rescaleintercept", "xyspacing", "zspacing")
 
 
+@dataclass(frozen=True)
+class OnCtRate(Benchmark):
+    """A benchmark on CT-RATE's scans.
+
+    Args:
+        volumes: folder of CT-RATE.
+        scans: fixed: the corrected files, never rescaled again; original: those with blank headers,
+            read with the metadata CSV; flat: files directly in `volumes`, named as in the rows.
+        orientation: of the originals' axes, ITK letters.
+    """
+
+    volumes: str = "CT-RATE"
+    scans: Scans = "fixed"
+    orientation: str | None = None
+
+    def header(self, volume: str) -> ScanHeader | None:
+        if self.scans != "original":
+            return None
+        return ct_rate_header(Path(self.root), self.volumes, volume, self.orientation)
+
+
 @lru_cache(maxsize=1 << 16)  # a scan has ten questions or more
-def ct_rate_patient(name: str) -> str | None:
-    """CT-RATE's patient ("valid_1004"), under 3D-RAD's "test_1004_a_1.nii.gz" too."""
+def ct_rate_patient(name: str) -> str:
+    """CT-RATE's patient ("valid_1004"), under 3D-RAD's "test_1004_a_1.nii.gz" too; a name of
+    another form is its own patient."""
     match = CT_RATE_NAME.fullmatch(name)
-    return f"{_folder(match)}_{match.group(2)}" if match else None
+    return f"{_folder(match)}_{match.group(2)}" if match else name
 
 
 @lru_cache(maxsize=1 << 16)

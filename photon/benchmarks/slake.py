@@ -104,16 +104,14 @@ class Slake(Benchmark):
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
         file = self.path(self.files, _FILES[split])
-        if file.is_file():
-            reading.table(file, _COLUMNS, partial(self._record, split))
+        reading.table(file, _COLUMNS, partial(self._record, split))
         if split == "test" and len(self.languages) > 1:
             self._note_shared(reading)
 
     def _note_shared(self, reading: Reading) -> None:
         """Say how many test questions are about images of training, in whatever language."""
         train, file = Reading(), self.path(self.files, _FILES["train"])
-        if file.is_file():
-            train.table(file, _COLUMNS, partial(self._record, "train"))
+        train.table(file, _COLUMNS, partial(self._record, "train"))
         images = {record.volume for record in train.records}
         shared = sum(record.volume in images for record in reading.records)
         if shared:

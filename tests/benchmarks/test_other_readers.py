@@ -9,7 +9,7 @@ import pytest
 from photon.benchmarks.abdomenatlas import AbdomenAtlas
 from photon.benchmarks.deeptumorvqa import SUBTYPES, DeepTumorVQA, split_options
 from photon.benchmarks.deeptumorvqa_v2 import DeepTumorVQA2
-from photon.benchmarks.m3d import M3DCap, M3DVqa
+from photon.benchmarks.m3d import M3D
 from photon.benchmarks.medframeqa import MedFrameQA
 from photon.benchmarks.nextqa import NextQA
 from photon.benchmarks.registry import benchmarks, find_benchmark
@@ -218,10 +218,10 @@ def test_m3d_rows_that_contradict_their_letter_are_left_out(tmp_path) -> None:
     rows = [[*row, "Coronal.", "B"], [*row, "axial", "B"]]
     path = tmp_path / "M3D-VQA" / "M3D_VQA_test.csv"
     write_csv(path, [*header.split(","), "Answer Choice"], rows)
-    reading = M3DVqa(str(tmp_path)).read("test")
+    reading = M3D(str(tmp_path)).read("test")
     assert [r.answer_letter for r in reading.records] == ["B"]
     assert [str(problem).split(": ")[0] for problem in reading.problems] == [f"{path}:3"]
-    assert len(M3DVqa(str(tmp_path), form="free").read("test").records) == 2
+    assert len(M3D(str(tmp_path), form="free").read("test").records) == 2
 
 
 def test_slake_subsets_and_languages(tmp_path) -> None:
@@ -339,11 +339,11 @@ def test_m3d(tmp_path) -> None:
     row = ["ct/1/Axial.npy", "", "3", "Which organ?", "liver", "lung", "heart", "none"]
     row += ["liver", "A"]
     write_csv(tmp_path / "M3D-VQA" / "M3D_VQA_test.csv", header, [row])
-    (choice,) = M3DVqa(str(tmp_path), prompt="official").read("test").records
+    (choice,) = M3D(str(tmp_path), prompt="official").read("test").records
     assert choice.question == "Which organ? Choices: A. liver B. lung C. heart D. none"
     assert (choice.answer, choice.subtask, choice.volume) == (
         "A. liver", "organ", "M3D/ct/1/Axial.npy")  # fmt: skip
-    (free,) = M3DVqa(str(tmp_path), form="free").read("test").records
+    (free,) = M3D(str(tmp_path), form="free").read("test").records
     assert (free.answer, free.choices) == ("liver", None)
     (tmp_path / "M3D" / "ct").mkdir(parents=True)
     (tmp_path / "M3D" / "ct" / "text.txt").write_text("A liver.\n")
@@ -351,7 +351,7 @@ def test_m3d(tmp_path) -> None:
     rows += [{"image": "ct/3.npy", "text": "../secret.txt"}, {"image": "ct/4.npy", "text": "x.txt"}]
     captions = {"train": [], "validation": rows, "test": []}
     write_json(tmp_path / "M3D" / "M3D_Cap_npy" / "M3D_Cap.json", captions)
-    reading = M3DCap(str(tmp_path)).read("val", "reports")
+    reading = M3D(str(tmp_path)).read("val", "reports")
     assert [r.answer for r in reading.records] == ["A liver.", "No."]
     assert reading.counts() == {"path": 1, "file": 1}
 

@@ -24,9 +24,9 @@ from tests.helpers import TEXT, VISION, backbone, random_batch
 from tests.test_docs import cases, example
 
 MODELS = {
-    name: compose([f"model={name}"])["model"]
-    for name in ("photon", "photon_max", "photon_364", "photon_7b")
+    name: compose([f"model={name}"])["model"] for name in ("photon", "photon_max", "photon_7b")
 }
+MODELS["photon_364"] = compose(["model.preparation.size=[364,364,364]", "model=photon"])["model"]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from photon.benchmarks.m3d import M3DVqa
+from photon.benchmarks.m3d import M3D
 from photon.benchmarks.using import prepare_benchmark
 from photon.phantoms.phantom import make_phantom
 from photon.volume.preparation import Preparation
@@ -147,7 +147,7 @@ def test_arrays_of_m3d_fill_the_models_input(tmp_path) -> None:
     header += ["Choice D", "Answer", "Answer Choice"]
     row = ["ct/1/Axial.npy", "3", "Which organ?", "liver", "lung", "heart", "none", "liver", "A"]
     published.write_csv(tmp_path / "M3D-VQA" / "M3D_VQA_test.csv", header, [row])
-    reader, preparation = M3DVqa(str(tmp_path)), Preparation(size=(28, 56, 56))
+    reader, preparation = M3D(str(tmp_path)), Preparation(size=(28, 56, 56))
     assert prepare_benchmark(reader, tmp_path / "store", preparation, workers=1).prepared == 1
     prepared = VolumeStore(tmp_path / "store", preparation).load(path)
     assert np.abs(prepared - values).max() < 1e-3
