@@ -30,13 +30,14 @@ from photon.packing import Segments
 from photon.pruning.base import Keep, Pruner, blocks_of, selection_layer
 from photon.pruning.baselines.given import GivenPruner
 from photon.pruning.baselines.oracle import oracle_mask
-from photon.pruning.named import acts_before, find_pruner, pruners
+from photon.pruning.named import new_pruner, pruners
 from photon.pruning.retention import budget_counts
 from photon.questions.record import Record
 from photon.volume.store import VolumeStore
 
 Progress = Callable[[str, int, int], None]
 Rows = list[dict[str, Any]]
+IMITATE = ("photon", "random", "oracle")  # act where the model's own pruner does
 
 
 @dataclass(frozen=True)
@@ -178,19 +179,24 @@ class Evaluator:
 
     def _cut(self, condition: Condition) -> int | None:
         """Layers below a condition's selection; None where it drops nothing."""
-        own, layer = self.model.pruner, self.layer
+        own = self.model.pruner
         if condition.pruner is None or own is None and condition.keep is None:
             return None
-        if acts_before(condition.pruner):
-            return 0
-        imitates = condition.pruner in ("photon", "random", "oracle")
-        if own is not None and (imitates or own.layer is not None):
-            layer = own.layer
+        layer = self._layer(condition)
+        if condition.pruner not in IMITATE:
+            layer = new_pruner(condition.pruner, layer).layer
         return selection_layer(self.model.n_layers, layer)
+
+    def _layer(self, condition: Condition) -> float | None:
+        """Where a condition drops, unless its pruner has places of its own."""
+        own = self.model.pruner
+        imitates = condition.pruner in IMITATE
+        return own.layer if own and (imitates or own.layer is not None) else self.layer
 
     def _blocks(self, group: Sequence[Condition]) -> tuple[float, ...]:
         """Encoder blocks whose attention the pruners of the conditions read."""
-        return blocks_of(self.model.pruner, *(pruners().get(c.pruner) for c in group))
+        named = (new_pruner(c.pruner) for c in group if c.pruner in pruners())
+        return blocks_of(self.model.pruner, *named)
 
     def _pruner(
         self,
@@ -200,20 +206,19 @@ class Evaluator:
         writers: Mapping[str, PredictionWriter],
     ) -> Pruner | None:
         """The condition's pruner; None keeps every token, as does a model without a pruner."""
-        own, layer = self.model.pruner, self.layer
+        own, layer = self.model.pruner, self._layer(condition)
         tail = "question" if own is None else own.tail
         if own is None and condition.keep is None or condition.pruner is None:
             return None
         if condition.pruner in ("random", "oracle"):
             counts = self._counts(condition, evidence, writers)
             masks = [self._mask(condition, evidence, i, n) for i, n in counts]
-            return GivenPruner(masks=masks, tail=tail)
+            return GivenPruner(layer, masks, tail)
         if condition.pruner == "photon" and own is not None:
             return own
-        if acts_before(condition.pruner):
-            return find_pruner(condition.pruner)().to(reading.device).eval()
-        made = find_pruner(condition.pruner)(layer).to(reading.device).eval()
-        made.tail = tail
+        made = new_pruner(condition.pruner, layer).to(reading.device).eval()
+        if made.layer is not None:
+            made.tail = tail
         return made
 
     def _counts(

@@ -58,6 +58,12 @@ class KeyValues:
         return len(self._rows)
 
     @property
+    def nbytes(self) -> int:
+        """Of all rows, without room to spare."""
+        pairs = ((self._counts[i], x) for i, both in self._rows.items() for x in both)
+        return sum(n * x[0].numel() * x.element_size() for n, x in pairs if n)
+
+    @property
     def total(self) -> int:
         """Rows cached so far (all layers hold the same number)."""
         return max(self._counts.values(), default=0)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from photon.batch.batch import VolumeBatch
 from photon.batch.layout import Layout
+from photon.batch.narrow import narrow
 from photon.model.attention import SharedPlan
 from photon.model.cache import KeyValues
 from photon.model.encoder import VisualFeatures, rotate
@@ -64,7 +66,7 @@ class Trunk:
             pairs=batch.pairs,
             volume_of=batch.volume_of,
             training=self.training,
-            last=self._last,
+            last=partial(self._last, score_rope),
             encoded=self._encoded,
         )
 
@@ -87,11 +89,15 @@ class Trunk:
             places=batch.places.to(text.device),
             received=visual.received,
             keys=visual.keys,
-            pixels=batch.patches.flatten(0).unflatten(0, (sum(batch.visual_lengths), -1)),
+            pixels=self._pixels(),
             text=self.hidden[text],
         )
 
-    def _last(self) -> LastRow:
+    def _pixels(self) -> Tensor | None:
+        patches, n = self.batch.patches, sum(self.batch.visual_lengths)
+        return patches.flatten(0).unflatten(0, (n, -1)) if len(patches) or not n else None
+
+    def _last(self, score_rope: bool) -> LastRow:
         """Each question's last prompt row: never answers."""
         batch = self.batch
         n, last = batch.prefixes.total, batch.last_prompt_rows
@@ -100,9 +106,13 @@ class Trunk:
         seen = [torch.cat([prefix[v], torch.arange(n + a, n + b + 1)]) for v, a, b in ends]
         rows = torch.cat(seen)
         is_visual = torch.cat([batch.on_host, torch.zeros(batch.suffixes.total).bool()])[rows]
+        queries, keys = self.queries[n + last], self.keys
+        if score_rope:
+            queries = rotate(queries, [turn[n + last] for turn in self.rope])
+            keys = rotate(keys, self.rope)
         return LastRow(
-            rotate(self.queries[n + last], [turn[n + last] for turn in self.rope]),
-            rotate(self.keys, self.rope),
+            queries,
+            keys,
             rows.to(last.device),
             Segments([len(one) for one in seen], last.device),
             is_visual.to(last.device),
@@ -155,6 +165,24 @@ class PhotonDecoder(nn.Module):
         rope = self.layers.rope(batch.positions)
         return Trunk(batch, hidden, before.visual, *scored, rope, self.training)
 
+    def narrow(
+        self, trunk: Trunk, selection: Selection, start: int, stop: int, cache: KeyValues | None
+    ) -> Trunk:
+        """Layers start..stop-1 over what a selection keeps: the trunk of a smaller batch."""
+        trunk = trunk.merged(selection.merge)
+        batch, rows, tokens = narrow(trunk.batch, selection.keep.cpu())
+        visual, hidden = trunk.visual.take(tokens), trunk.hidden[rows]
+        plan, deepstack = self.plan(batch.layout, hidden.device), None
+        if start < len(visual.deepstack):
+            deepstack = batch.visual_rows, visual.deepstack
+        hidden, scored = self.layers.run(
+            hidden, batch.positions, plan, start, stop, cache, deepstack=deepstack
+        )
+        if start == stop and trunk.queries is not None:
+            scored = trunk.queries[rows], trunk.keys[rows]
+        rope = self.layers.rope(batch.positions)
+        return Trunk(batch, hidden, visual, *scored, rope, trunk.training)
+
     def tail(
         self,
         trunk: Trunk,
@@ -183,6 +211,8 @@ class PhotonDecoder(nn.Module):
             return self.above(trunk, layout.suffixes_only(), start, cache=cache)
         learns = weight is not None and (soft or torch.is_grad_enabled())
         if not learns or selection is None or selection.prob is None:
+            return self.above(trunk, layout, start, cache=cache)
+        if not soft and getattr(pruner, "surrogate", None) is None:  # learns in the soft stage only
             return self.above(trunk, layout, start, cache=cache)
         pairs, prob = selection.pairs, selection.prob
         if soft:  # a question of weight zero gives the pruner no gradient

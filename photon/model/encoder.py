@@ -32,6 +32,15 @@ class VisualFeatures:
     received: Mapping[float, Tensor] = field(default_factory=dict)  # see `pruning.encoded.Encoded`
     keys: Tensor | None = None
 
+    def take(self, tokens: Tensor) -> VisualFeatures:
+        """Those of some tokens (n,) alone."""
+        return VisualFeatures(
+            self.tokens[tokens],
+            tuple(features[tokens] for features in self.deepstack),
+            {block: received[tokens] for block, received in self.received.items()},
+            None if self.keys is None else self.keys[tokens],
+        )
+
 
 @dataclass(frozen=True)
 class _Plan:

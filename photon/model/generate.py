@@ -26,6 +26,15 @@ class Generation:
     present: list[Tensor]  # (Q) true at the tokens of the question's grids that were computed
     selection: Selection | None
     seconds: dict[str, float] = field(default_factory=dict)
+    spans: list[tuple[int, list[int]]] = field(default_factory=list)  # see `Arrival`
+    cache_bytes: int = 0  # keys and values of the prompts
+
+    @property
+    def read_tokens(self) -> list[float]:
+        """(Q) visual tokens that each question reads, averaged over the decoder's layers."""
+        layers = sum(n for n, _ in self.spans)
+        each = zip(*([n * count for count in counts] for n, counts in self.spans), strict=True)
+        return [sum(one) / layers for one in each]
 
     @property
     def visual_tokens(self) -> list[int]:
@@ -140,7 +149,8 @@ def begin(
     generator: torch.Generator | None = None,
 ) -> tuple[Decoding, Selection | None]:
     """Select and run the layers above l; arguments as in `generate`. A reading can begin often."""
-    return _begin(model, reading, _Clock(reading.device), stage, keep, pruner, generator)
+    clock = _Clock(reading.device)
+    return _begin(model, reading, clock, stage, keep, pruner, generator)[:2]
 
 
 def _begin(
@@ -151,19 +161,24 @@ def _begin(
     keep: Keep,
     pruner: Pruner | None,
     generator: torch.Generator | None,
-) -> tuple[Decoding, Selection | None]:
+) -> tuple[Decoding, Selection | None, list[tuple[int, Tensor]]]:
     batch, trunk, low = reading.batch, reading.trunk, reading.cache.fork()
-    pruner, selection = model.pruner if pruner is None else pruner, None
+    pruner = model.pruner if pruner is None else pruner
+    cut, last, whole, caches = low.n_layers, None, None, [low]
+    spans = [(model.n_layers, batch.pairs.counts)]
     if stage != "off" and pruner is not None:
-        selection = model.select(trunk, keep, pruner, generator)
-        clock.mark("selection")
+        there = model.arrive(trunk, keep, pruner, generator, cut, True, clock.mark)
+        trunk, last, pruner, cut = there.trunk, there.selection, there.pruner, there.cut
+        whole, spans = there.whole, there.spans
+        caches += there.caches
         if model.kv == "compact":
-            low.seen = _compact(batch, selection)
-    caches, hidden = [low], trunk.suffix
-    if low.n_layers < model.n_layers:
-        shared, n = selection is None or pruner.tail == "all", batch.prefixes.total
+            low.seen = _compact(batch, whole)
+    hidden = trunk.suffix
+    if cut < model.n_layers:
+        shared = trunk is reading.trunk and (last is None or pruner.tail == "all")
+        n = batch.prefixes.total
         high = reading.above.head(n) if shared and reading.above else KeyValues()
-        hidden = model.decoder.tail(trunk, selection, low.n_layers, pruner, cache=high)
+        hidden = model.decoder.tail(trunk, last, cut, pruner, cache=high)
         if shared:
             reading.above = high.head(n)
         caches.append(high)
@@ -171,7 +186,7 @@ def _begin(
     positions = batch.suffix_positions[:, last] + 1
     decoding = Decoding(model.decoder, model.logits, caches, hidden[last], positions)
     clock.mark("layers above l")
-    return decoding, selection
+    return decoding, whole, spans
 
 
 @torch.no_grad()
@@ -191,7 +206,9 @@ def answer(
     """Decode the answers to a batch that was read; arguments as in `generate`."""
     _check_choice(len(reading.batch.suffixes), sampling, num_beams, streamer)
     batch, clock = reading.batch, _Clock(reading.device)
-    decoding, selection = _begin(model, reading, clock, stage, keep, pruner, generator)
+    begun = _begin(model, reading, clock, stage, keep, pruner, generator)
+    decoding, selection, spans = begun
+    held = sum(cache.nbytes for cache in decoding.caches)
     if num_beams > 1:
         tokens = beam_search(decoding, batch, num_beams, end_id, max_new_tokens)
     else:
@@ -201,7 +218,9 @@ def answer(
         tokens = decode(decoding, choose, end_id, max_new_tokens, streamer)
     clock.mark("decoding")
     present = [batch.present[v] for v in batch.volume_of]
-    return Generation(tokens, present, selection, {**reading.seconds, **clock.seconds})
+    seconds = {**reading.seconds, **clock.seconds}
+    read = [(n, counts.tolist()) for n, counts in spans]
+    return Generation(tokens, present, selection, seconds, read, held)
 
 
 def generate(

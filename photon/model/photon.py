@@ -5,8 +5,8 @@ Shape suffixes: Q questions, A supervised rows, V visual tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -28,6 +28,7 @@ from photon.pruning.base import (
     Selection,
     blocks_of,
     selection_layer,
+    stages_of,
 )
 from photon.questions.prompts import token_id
 from photon.volume.preparation import Preparation
@@ -53,6 +54,24 @@ class Output:
     context: PruneContext | None = None
     selection: Selection | None = None
     flipped: Answers | None = None
+
+
+@dataclass
+class Arrival:
+    """Where the last stage of a pruner has selected, and what was kept on the way.
+
+    selection: of the last stage, over the pairs of `trunk`; whole: what all stages leave of the
+    pairs of the first trunk. spans: the layers between stages with the visual tokens (Q,) that each
+    question reads there. caches: of those layers, where they are kept.
+    """
+
+    trunk: Trunk
+    selection: Selection
+    pruner: Pruner
+    cut: int
+    whole: Selection
+    spans: list[tuple[int, Tensor]] = field(default_factory=list)
+    caches: list[KeyValues] = field(default_factory=list)
 
 
 class PhotonModel(nn.Module):
@@ -171,19 +190,22 @@ class PhotonModel(nn.Module):
         if stage == "off":
             hidden = self.decoder.tail(trunk, None, self.cut)
             return Output(self.answers(batch, hidden), visual.tokens, context)
-        selection = self.select(trunk, generator=generator)
+        arrival = self.arrive(trunk, generator=generator)
+        trunk, selection, pruner, cut = (
+            arrival.trunk, arrival.selection, arrival.pruner, arrival.cut
+        )  # fmt: skip
         if weight is None:
             weight = torch.full((len(batch.suffixes),), 1 / len(batch.suffixes))
         weight = weight.to(trunk.hidden.device)
         soft = stage == "soft" and selection.prob is not None
-        hidden = self.decoder.tail(trunk, selection, self.cut, self.pruner, soft, weight)
+        hidden = self.decoder.tail(trunk, selection, cut, pruner, soft, weight)
         answers, flipped = self.answers(batch, hidden), None
         if flip is not None and bool(flip.any()):
             questions = flip.tolist()
             inverted = selection.flip()
-            hidden = self.decoder.tail(trunk, inverted, self.cut, self.pruner, questions=questions)
+            hidden = self.decoder.tail(trunk, inverted, cut, pruner, questions=questions)
             flipped = self.answers(batch, hidden, questions)
-        return Output(answers, visual.tokens, context, selection, flipped)
+        return Output(answers, visual.tokens, context, arrival.whole, flipped)
 
     def answers(
         self, batch: VolumeBatch, hidden: Tensor, questions: Sequence[bool] | None = None
@@ -242,6 +264,44 @@ class PhotonModel(nn.Module):
         pruner = self.pruner if pruner is None else pruner
         with torch.autocast(trunk.hidden.device.type, enabled=False):
             return pruner.select(trunk.context(pruner.score_rope), keep, generator)
+
+    def arrive(
+        self,
+        trunk: Trunk,
+        keep: Keep = None,
+        pruner: Pruner | None = None,
+        generator: torch.Generator | None = None,
+        cut: int | None = None,
+        caching: bool = False,
+        mark: Callable[[str], None] = lambda stage: None,
+    ) -> Arrival:
+        """The choices of all stages of a pruner, and the layers between them.
+
+        trunk: after the layers up to the first stage, or after `cut` layers. keep: of the last
+        stage, unless the pruner divides it (`PrunerStages.budgets`).
+        caching: keep the keys and values of those layers. mark: is told what was done, for a clock.
+        """
+        pruner = self.pruner if pruner is None else pruner
+        stages = stages_of(pruner)
+        cuts = [selection_layer(self.n_layers, stage.layer) for stage in stages]
+        cuts[0] = cuts[0] if cut is None else cut
+        budgets = [keep]
+        if len(stages) > 1:
+            budgets = pruner.budgets(keep, trunk.batch.pairs)
+        whole, spans, caches = None, [(cuts[0], trunk.batch.pairs.counts)], []
+        for i, (stage, budget) in enumerate(zip(stages, budgets, strict=True)):
+            chosen = self.select(trunk, budget, stage, generator)
+            whole = chosen if whole is None else chosen.within(whole)
+            mark("selection")
+            if i == len(stages) - 1:
+                break
+            cache = KeyValues() if caching and cuts[i] < cuts[i + 1] else None
+            trunk = self.decoder.narrow(trunk, chosen, cuts[i], cuts[i + 1], cache)
+            spans.append((cuts[i + 1] - cuts[i], chosen.counts))
+            caches += [] if cache is None else [cache]
+            mark("layers above l")
+        spans.append((self.n_layers - cuts[-1], chosen.counts))
+        return Arrival(trunk, chosen, stage, cuts[-1], whole, spans, caches)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and head over the given rows (n, D) only."""

@@ -23,7 +23,7 @@ Keep = float | int | Tensor | None
 
 @dataclass(frozen=True)
 class LastRow:
-    """What the attention of each question's last prompt row needs, with rotary embedding."""
+    """What the attention of each question's last prompt row needs, rotated if `score_rope`."""
 
     queries: Tensor  # (Q, N, H)
     keys: Tensor  # (R, K, H)
@@ -73,6 +73,21 @@ class Selection:
     def cu_keep(self) -> Tensor:
         """(Q + 1,) cumulative kept counts."""
         return torch.nn.functional.pad(self.counts.cumsum(0), (1, 0))
+
+    def within(self, before: Selection) -> Selection:
+        """This selection, of the pairs that `before` kept, over the pairs of `before`.
+
+        What was dropped before has score and probability zero. The merge stays behind: it is of
+        other tokens.
+        """
+
+        def spread(values: Tensor | None) -> Tensor | None:
+            if values is None:
+                return None
+            return values.new_zeros(len(before.keep)).index_copy(0, before.keep_idx, values)
+
+        kept = spread(self.keep.long()).bool()
+        return Selection(kept, before.pairs, spread(self.scores), spread(self.prob), self.theta)
 
     def flip(self) -> Selection:
         """The inverted mask: dropped tokens stay and kept ones go (Eq. 20). Carries no gradient."""
@@ -144,6 +159,12 @@ def selection_layer(n_layers: int, layer: float | None) -> int:
     if not 0 <= layer < 1:
         raise ValueError(f"pruner.layer={layer}: legal values are shares of the layers in [0, 1)")
     return min(max(1, round(n_layers * layer)), n_layers - 1)
+
+
+def stages_of(pruner: Pruner) -> list[Pruner]:
+    """Those of `PrunerStages` in order; any other pruner is its only one."""
+    stages = getattr(pruner, "stages", None)
+    return [pruner] if stages is None else list(stages.values())
 
 
 def blocks_of(*pruners: Pruner | None) -> tuple[float, ...]:

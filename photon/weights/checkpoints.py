@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from photon.errors import InputError
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Pruner
-from photon.pruning.named import find_pruner, name_of
+from photon.pruning.named import pruner_of, spec_of
 from photon.volume.preparation import Preparation, check_size
 from photon.weights.backbone import (
     backbone_config,
@@ -167,7 +167,7 @@ def save_export(
     model.tokenizer.save_pretrained(folder)
     pruner = None
     if model.pruner is not None:
-        pruner = {"name": name_of(model.pruner), "options": model.pruner.options}
+        pruner = spec_of(model.pruner)
         state = {k: v.contiguous() for k, v in model.pruner.state_dict().items()}
         save_file(state, folder / PRUNER_FILE)
     spec = {
@@ -208,7 +208,7 @@ def load_export(
         )
     pruner = spec["pruner"]
     if pruner is not None:
-        pruner = find_pruner(pruner["name"])(**pruner["options"])
+        pruner = pruner_of(pruner)
         if not checkpoint.load_pruner(pruner):
             raise InputError(
                 f"{folder / PRUNER_FILE} is missing or does not fit photon.json: export the model "

@@ -12,7 +12,7 @@ from photon.pruning.baselines.given import GivenPruner
 from photon.pruning.baselines.oracle import oracle_mask
 from photon.pruning.baselines.random import RandomPruner
 from photon.pruning.baselines.uniform import UniformPruner, strided
-from photon.pruning.named import acts_before, find_pruner, name_of, pruners
+from photon.pruning.named import acts_before, find_pruner, name_of, new_pruner, pruners
 from tests.helpers import photon_model, random_batch
 
 LAYER = 0.5
@@ -182,9 +182,10 @@ def test_oracle_without_evidence_is_the_uniform_stride():
 def test_pruners_are_found_by_the_names_of_their_files():
     assert {"photon", "random", "uniform", "fastv"} <= set(pruners())
     for name, kind in pruners().items():
-        where = {} if acts_before(name) else {"layer": LAYER}
-        assert find_pruner(name) is kind and name_of(kind(keep=0.5, **where)) == name
+        assert find_pruner(name) is kind and name_of(kind(keep=0.5)) == name
     assert acts_before("divprune") and not acts_before("fastv") and not acts_before(None)
+    assert acts_before("vscan_both") and not acts_before("pyramiddrop")
+    assert new_pruner("fastv", 0.5).layer == 0.5 and new_pruner("divprune", 0.5).layer is None
     with pytest.raises(InputError, match="pruner 'fastvv': there is none.*'fastv'"):
         find_pruner("fastvv")
     with pytest.raises(ValueError, match="GivenPruner"):

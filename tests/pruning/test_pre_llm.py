@@ -8,10 +8,11 @@ from photon.batch.patches import window_order
 from photon.model.generate import generate
 from photon.model.taps import attention_received, noted_blocks
 from photon.packing import Segments
-from photon.pruning.named import acts_before, find_pruner, pruners
+from photon.pruning.named import find_pruner, pruners
+from photon.pruning.pre_llm import EncodedPruner
 from tests.helpers import FAMILIES, builder, photon_model, random_batch, talkative
 
-METHODS = sorted(n for n in pruners() if acts_before(n))
+METHODS = sorted(n for n, kind in pruners().items() if issubclass(kind, EncodedPruner))
 INSIDE = ["dart", "fastv"]  # those after a layer, for which the same holds
 TIGHT = {"atol": 1e-9, "rtol": 1e-9}
 

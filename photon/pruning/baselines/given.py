@@ -19,7 +19,7 @@ class GivenPruner(nn.Module):
 
     def __init__(
         self,
-        layer: float = 0.25,
+        layer: float | None = 0.25,
         masks: Sequence[np.ndarray] = (),
         tail: Tail = "question",
     ):
