@@ -16,7 +16,8 @@ STAMP := .venv/.requirements
 LOCKS := requirements.lock requirements-deepspeed.lock
 PIP := bin/python -m pip install --disable-pip-version-check -q
 # A worker a core and a thread a worker: more threads only wait for each other.
-PYTEST := bin/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
+PYTEST := bin/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile \
+  --no-loadscope-reorder
 
 .PHONY: demo test lint venv lock test-newest test-oldest
 

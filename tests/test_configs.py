@@ -20,6 +20,7 @@ from tasks.entry import CONF
 from tasks.schema import EvalConfig, RunConfig, check_config, check_strategy, instantiate, to_plain
 
 ROOT = CONF.parent
+DEFAULTS = ("photon", "none")
 
 
 def options(group: str) -> list[str]:
@@ -40,9 +41,14 @@ def checked(*overrides: str, name: str = "train", schema: type = RunConfig) -> d
     return plain
 
 
-@pytest.mark.parametrize("pruner", options("pruner"))
-@pytest.mark.parametrize("experiment", options("experiment"))
-def test_every_experiment_with_every_pruner(experiment: str, pruner: str) -> None:
+@pytest.mark.parametrize(
+    ("experiment", "pruner"),
+    [
+        *((experiment, pruner) for experiment in options("experiment") for pruner in DEFAULTS),
+        *(("phase2", pruner) for pruner in options("pruner") if pruner not in DEFAULTS),
+    ],
+)
+def test_every_experiment_and_every_pruner(experiment: str, pruner: str) -> None:
     plain = checked(f"experiment={experiment}", f"pruner={pruner}")
     assert plain["name"] == experiment
     assert {phase for phase, share in plain["phases"].items() if share} <= set(plain["task"])

@@ -6,9 +6,11 @@ CUDA is, and tells processes apart by the number of their device. What this proc
 weights and moments at the end goes to held.RANK.json.
 """
 
+import importlib
 import json
 import os
 import runpy
+import sys
 from pathlib import Path
 
 import torch
@@ -23,8 +25,8 @@ FAULTS = json.loads(os.environ.get("FAULTS", "{}"))
 
 
 def deepspeed_on_a_cpu() -> None:
-    import deepspeed.comm.torch as communication
-
+    # `import deepspeed.comm.torch as ...` gives torch itself, which deepspeed.comm also holds.
+    communication = importlib.import_module("deepspeed.comm.torch")
     communication.build_shm_op = lambda: None  # compiled for shared memory; gloo does without
     deepspeed.CUDAAccelerator = CPUAccelerator
     CPUAccelerator.get_parallel_devices = staticmethod(
@@ -62,6 +64,6 @@ Finetune.training_step = lambda self, batch, i: broken_batch(self, step(self, ba
 StepSeed.on_train_batch_start = lambda self, *rest: (kill(*rest[:2]), seed(self, *rest))
 StepSeed.on_train_end = tell_what_is_held
 torch.set_num_threads(1)
-if "DS_ACCELERATOR" in os.environ:
+if "trainer=zero2" in sys.argv:
     deepspeed_on_a_cpu()
 runpy.run_path(str(ROOT / "train.py"), run_name="__main__")

@@ -12,25 +12,39 @@ import runpy
 import signal
 import sys
 import traceback
+from contextlib import suppress
 
 PATIENCE = 240  # seconds for a job of several processes, which may wait for each other
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
+os.environ["DS_ACCELERATOR"] = "cpu"  # read where deepspeed is imported, here
 
 
 def warm() -> None:
-    """Everything that the commands import first."""
+    """Everything that the commands import, first or late."""
     import hydra  # noqa: F401
+    import matplotlib.backends.backend_agg  # noqa: F401
+    import rouge_score.rouge_scorer  # noqa: F401
+    import sacrebleu  # noqa: F401
+    import transformers.models.qwen2.tokenization_qwen2  # noqa: F401
+    import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: F401
 
     import photon.commands.ask  # noqa: F401
     import photon.commands.cli  # noqa: F401
+    import photon.phantoms.phantom_vqa  # noqa: F401
+    import photon.weights.checkpoints  # noqa: F401
     import tasks.align  # noqa: F401
     import tasks.datamodule  # noqa: F401
     import tasks.entry  # noqa: F401
     import tasks.evaluate  # noqa: F401
     import tasks.finetune  # noqa: F401
     import tasks.logging  # noqa: F401
+    import tasks.phantom_data  # noqa: F401
+    import tasks.plan  # noqa: F401
     import tasks.retention_log  # noqa: F401
+
+    with suppress(ImportError):  # save_pretrained imports it wherever it is installed
+        import deepspeed  # noqa: F401
 
 
 def child(job: dict) -> None:

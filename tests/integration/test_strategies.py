@@ -42,7 +42,7 @@ class Row:
     moments: float = 1
     accumulate: int = 2
     processes: int = 2
-    kills: tuple[tuple[str, int], ...] = (("finetune", 5), ("finetune", 7))
+    kills: tuple[tuple[str, int], ...] = (("finetune", 7),)
 
 
 ON_CPU = ("trainer.accelerator=cpu", "trainer.devices=2")
@@ -75,7 +75,6 @@ class Ranks(Commands):
             port = str(free.getsockname()[1])
         shared = {"FAULTS": json.dumps(faults), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         shared |= {"WORLD_SIZE": str(setting.processes), "NODE_RANK": "0"}
-        shared |= {"DS_ACCELERATOR": "cpu"} if row == "zero2" else {}
         ranks = [str(i) for i in range(setting.processes)]
         accumulate = f"trainer.accumulate_grad_batches={setting.accumulate}"
         return self(

@@ -1,5 +1,6 @@
 """docs/configuration.md is what conf/ and the docstrings say today."""
 
+import pytest
 from omegaconf import OmegaConf
 
 from photon.docstrings import arguments
@@ -7,12 +8,16 @@ from tasks import describe
 from tests.test_configs import compose
 
 
-def test_the_page_is_current() -> None:
-    assert describe.PAGE.read_text() == describe.page(), "stale: run python -m tasks.describe"
+@pytest.fixture(scope="module")
+def text() -> str:
+    return describe.page()
 
 
-def test_every_key_of_a_run_is_on_the_page(tmp_path) -> None:
-    text = describe.page()
+def test_the_page_is_current(text) -> None:
+    assert describe.PAGE.read_text() == text, "stale: run python -m tasks.describe"
+
+
+def test_every_key_of_a_run_is_on_the_page(text) -> None:
     for experiment in ("demo", "phase2", "pretrain_tiny"):
         whole = OmegaConf.to_container(compose(f"experiment={experiment}", "task=[finetune]"))
         for key in described_keys(whole):
