@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photon.annotations import NonNegative, Share
 from photon.packing import Segments
 from photon.pruning.base import Selection
 from photon.pruning.retention import straight_through
@@ -76,9 +77,9 @@ def pointing_loss(u: Tensor, share: Tensor, pairs: Segments, least: float = 0.02
 class Band:
     """Soft retention band (Eq. 18). Bounds: A.2.1. `on`: see `retention_ratio`."""
 
-    low: float = 0.3
-    high: float = 0.8
-    weight: float = 1.0
+    low: Share = 0.3
+    high: Share = 0.8
+    weight: NonNegative = 1.0
     on: Literal["soft", "hard"] = "hard"
 
     def __post_init__(self) -> None:
@@ -94,8 +95,8 @@ class Band:
 class Occasional:
     """A loss that is drawn with a probability. Not in the paper: values of the released code."""
 
-    probability: float
-    weight: float = 1.0
+    probability: Share
+    weight: NonNegative = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:

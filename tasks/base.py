@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from photon.annotations import Fraction, Positive
 from photon.batch.batch import VolumeBatch
 from photon.batch.dataset import Collate
 from photon.cost.flops import Trained
@@ -76,8 +77,8 @@ class PhotonTask(LightningModule):
         self,
         model: PhotonModel,
         optimizer: Optimizer,
-        warmup: float = 0.05,
-        vision_lr: float | None = None,
+        warmup: Fraction = 0.05,
+        vision_lr: Positive | None = None,
     ):
         super().__init__()
         if not 0 <= warmup < 1:

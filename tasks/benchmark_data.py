@@ -7,6 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from photon.annotations import Count, Seed, Whole
 from photon.benchmarks.benchmark import BadRow, Benchmark, Reading
 from photon.benchmarks.using import cases_of, describe
 from photon.errors import InputError
@@ -31,11 +32,11 @@ class BenchmarkData(QuestionData):
         self,
         reader: Benchmark,
         store: str | Path = "outputs/data/store",
-        seed: int = 7,
-        volumes_per_batch: int = 1,
-        questions_per_volume: int = 16,
+        seed: Seed = 7,
+        volumes_per_batch: Count = 1,
+        questions_per_volume: Count = 16,
         sampling: Sampling = "volumes",
-        workers: int = 0,
+        workers: Whole = 0,
         check_hu: bool = True,
     ):
         sizes = (volumes_per_batch, questions_per_volume, sampling, workers)

@@ -23,6 +23,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
+from photon.annotations import Count, NonNegative, Seed, Share, Whole
 from tasks.rundir import write_status
 from tasks.zero import DeepSpeedZero
 
@@ -46,7 +47,7 @@ class PruningSchedule(Callback):
     the order; the released code uses 4,000, 8,000 and 9,000 forward passes).
     """
 
-    def __init__(self, soft: float = 0.2, hard: float = 0.4, flip: float = 0.45):
+    def __init__(self, soft: Share = 0.2, hard: Share = 0.4, flip: Share = 0.45):
         if not 0 <= soft <= hard <= flip <= 1:
             raise ValueError(
                 f"soft={soft}, hard={hard}, flip={flip}: legal is 0 <= soft <= hard <= flip <= 1"
@@ -74,7 +75,7 @@ class StepSeed(Callback):
     accumulates twice as many batches.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: Seed):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -90,7 +91,7 @@ class StepSeed(Callback):
 class LastCheckpoint(Checkpoint):
     """checkpoints/last.ckpt every `every` optimiser steps and at the end of training."""
 
-    def __init__(self, every: int = 500):
+    def __init__(self, every: Count = 500):
         if every < 1:
             raise ValueError(f"every={every}: steps between checkpoints, at least 1")
         self.every = every
@@ -124,7 +125,7 @@ class NonFiniteGuard(Callback):
     all ranks, and is asked afterwards.
     """
 
-    def __init__(self, patience: int = 5):
+    def __init__(self, patience: Whole = 5):
         if patience < 0:
             raise ValueError(f"patience={patience}: the number of steps to skip is at least 0")
         self.patience = patience
@@ -233,7 +234,7 @@ def peak_rss() -> int:
 class StatusFile(Callback):
     """status.json: state (running, failed, interrupted), step of total, pid, message."""
 
-    def __init__(self, seconds: float = 10.0):
+    def __init__(self, seconds: NonNegative = 10.0):
         self.seconds = seconds
         self._written = 0.0
 

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from photon.annotations import Count, Seed, Whole
 from photon.batch.dataset import Collate, VolumeQuestions
 from photon.errors import InputError
 from photon.evaluation.provenance import file_hash
@@ -52,11 +53,11 @@ class QuestionData(LightningDataModule):
         self,
         root: str | Path,
         store: str | Path,
-        seed: int = 7,
-        volumes_per_batch: int = 1,
-        questions_per_volume: int = 16,
+        seed: Seed = 7,
+        volumes_per_batch: Count = 1,
+        questions_per_volume: Count = 16,
         sampling: Sampling = "volumes",
-        workers: int = 0,
+        workers: Whole = 0,
     ):
         super().__init__()
         for key in ("volumes_per_batch", "questions_per_volume"):
@@ -242,11 +243,11 @@ class RecordData(QuestionData):
         reports: str | None = None,
         root: str | None = None,
         store: str | Path = "outputs/data/store",
-        seed: int = 7,
-        volumes_per_batch: int = 1,
-        questions_per_volume: int = 16,
+        seed: Seed = 7,
+        volumes_per_batch: Count = 1,
+        questions_per_volume: Count = 16,
         sampling: Sampling = "volumes",
-        workers: int = 0,
+        workers: Whole = 0,
     ):
         files = {"train": train, "val": val, "test": test, "reports": reports}
         given = [Path(file).parent for file in files.values() if file]
@@ -285,12 +286,12 @@ class LabelledCT(QuestionData):
         labels: str,
         root: str | Path,
         store: str | Path,
-        questions: int = 64,
-        seed: int = 7,
-        volumes_per_batch: int = 1,
-        questions_per_volume: int = 16,
+        questions: Count = 64,
+        seed: Seed = 7,
+        volumes_per_batch: Count = 1,
+        questions_per_volume: Count = 16,
         sampling: Sampling = "volumes",
-        workers: int = 0,
+        workers: Whole = 0,
     ):
         for file in (ct, labels):
             if not Path(file).is_file():

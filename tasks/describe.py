@@ -16,11 +16,11 @@ from pathlib import Path
 
 import yaml
 
+from photon.annotations import hints_of, options, spell
 from photon.docstrings import arguments
-from tasks.annotations import options, spell
 from tasks.entry import CONF
 from tasks.evaluate import Evaluation
-from tasks.schema import find_target, type_hints
+from tasks.places import find_target
 
 PAGE = CONF.parent / "docs" / "configuration.md"
 GROUPS = ("model", "dataset", "task", "pruner", "trainer", "logger", "experiment", "ablation")
@@ -36,9 +36,9 @@ train.py --cfg job` prints the whole composed configuration. Keys of a group beg
 `pruner.tau`, `task.finetune.band.on`.
 
 Before anything is built, the arguments of every `_target_` are bound to the signature of what it
-names, and all mistakes come in one message with the nearest legal name. `_target_` may name
-classes and functions that `photon`, `tasks`, `lightning.pytorch` and `torch.optim` define. Values
-out of range are reported by the class itself.
+names and to its ranges, and all mistakes come in one message with the nearest legal name. What a
+`_target_` may name depends on its place: a callback below `callbacks`, an optimiser below
+`task.*.optimizer` (`tasks/places.py`, [security.md](security.md)).
 
 A run directory belongs to one configuration (`run.json`). Free to change in an existing one are
 the keys of `tasks.rundir.NEUTRAL_KEYS`; anything else is refused with a list of the keys that
@@ -105,7 +105,7 @@ def head(path: Path) -> str:
 
 def explain(target: Callable, key: tuple[str, ...]) -> tuple[str, str]:
     """(legal type, meaning) of an argument of `target`, or of a dataclass that is its argument."""
-    hints, name = type_hints(target), key[0]
+    hints, name = hints_of(target), key[0]
     if len(key) > 1:
         inner = [one for one in options(hints.get(name)) if dataclasses.is_dataclass(one)]
         return explain(inner[0], key[1:]) if inner else ("", "")
@@ -122,10 +122,11 @@ def rows(found: list[Leaf], prefix: str = "") -> list[list[str]]:
     for leaf in found:
         key = prefix + leaf.key
         ours = leaf.target is not None and leaf.target.startswith(OURS)
-        target, inner = find_target(leaf.target) if ours else None, leaf.inner
+        target, inner = None, leaf.inner
         if ours:
             where = given.setdefault(leaf.target, (key.removesuffix(".".join(inner)), set()))
             where[1].add(inner[0])
+            target = find_target(leaf.target, key.removesuffix(".".join(inner))[:-1])
         if target is None and inner[0] == "evaluation":
             target, inner = Evaluation, inner[1:]
         legal, meaning = explain(target, inner) if target else ("", "")
@@ -138,7 +139,7 @@ def rows(found: list[Leaf], prefix: str = "") -> list[list[str]]:
         elif key not in table:
             table[key] = [key, leaf.text, legal, meaning]
     for name, (where, there) in given.items():
-        target = find_target(name)
+        target = find_target(name, where[:-1])
         for parameter in inspect.signature(target).parameters.values():
             legal, meaning = explain(target, (parameter.name,))
             known = parameter.name in there or f"{where}{parameter.name}" in table

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from photon.errors import InputError, did_you_mean
 from tasks.quiet import quiet
+from tasks.trust import guard, redact
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LONGEST = 150  # characters of a folder's name; file systems end at 255 bytes
@@ -43,6 +44,9 @@ def main(task: Callable[[DictConfig], Any], config_name: str, conf: Path = CONF)
         guarded()
     except (HydraException, OmegaConfBaseException) as error:
         failures.append(explain(error, config_name, sys.argv[1:], conf))
+        _print_error(failures[-1])
+    except InputError as error:
+        failures.append(str(error))
         _print_error(failures[-1])
     except RuntimeError as error:
         if "Unknown plugin class" not in str(error):
@@ -84,9 +88,10 @@ def point_name(overrides: str) -> str:
     while len(",".join(short)) > LONGEST:
         short.pop()
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
-    return ",".join(short if short == parts else [*short, digest])
+    return redact(",".join(short if short == parts else [*short, digest]))
 
 
+guard()
 OmegaConf.register_new_resolver("point_name", point_name, replace=True)
 
 
@@ -164,4 +169,4 @@ def _keys(node: Any, path: str = "") -> list[str]:
 
 
 def _print_error(message: str) -> None:
-    print(f"error: {message.strip()}", file=sys.stderr)
+    print(f"error: {redact(message.strip())}", file=sys.stderr)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from photon.annotations import Budget, Count, Fraction
 from photon.batch.dataset import Collate, VolumeQuestions
 from photon.benchmarks.organs import attach_segmentations
 from photon.errors import InputError
@@ -60,19 +61,19 @@ class Evaluation:
     """
 
     split: str = "test"
-    volumes_per_batch: int = 4
-    questions: int | None = 64
-    max_new_tokens: int = 16
-    keep: float | int | None = None
+    volumes_per_batch: Count = 4
+    questions: Count | None = 64
+    max_new_tokens: Count = 16
+    keep: Budget | None = None
     controls: Sequence[str] = ("no_pruning", "random_keep", "shuffled_volume", "question_only")
-    budgets: Sequence[float | int] = ()
+    budgets: Sequence[Budget] = ()
     pruners: Sequence[str] = PRUNERS
-    layer: float | None = 0.25
-    volumes: int | None = None
+    layer: Fraction | None = 0.25
+    volumes: Count | None = None
     segmentations: str | None = None
     benchmark: str | None = None
     bert_encoder: str | None = None
-    bert_layer: int = ROBERTA_LARGE_LAYER
+    bert_layer: Count = ROBERTA_LARGE_LAYER
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.controls if name not in CONTROLS]

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from photon.annotations import Fraction, Positive
 from photon.batch.batch import VolumeBatch
 from photon.batch.dataset import Collate
 from photon.losses import (
@@ -53,8 +54,8 @@ class Finetune(PhotonTask):
         self,
         model: PhotonModel,
         optimizer: Optimizer,
-        warmup: float = 0.05,
-        vision_lr: float | None = None,
+        warmup: Fraction = 0.05,
+        vision_lr: Positive | None = None,
         band: Band | Mapping = Band(),  # noqa: B008  (frozen)
         robust: Occasional | Mapping = Occasional(0.15),  # noqa: B008
         flip: Occasional | Mapping = Occasional(0.05),  # noqa: B008

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Muon, Optimizer
 
+from photon.annotations import Fraction, NonNegative, Positive
+
 Closure = Callable[[], float] | None
 
 
@@ -42,9 +44,9 @@ class Together(Optimizer):
 
 def muon_with_adamw(
     groups: Iterable[dict],
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.95),
-    weight_decay: float = 0.05,
+    lr: Positive,
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95),
+    weight_decay: NonNegative = 0.05,
 ) -> Together:
     """Muon on the groups marked `hidden` (see `parameter_groups`), AdamW on the others.
 

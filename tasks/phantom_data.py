@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
+from photon.annotations import Count, Fraction, Positive, Seed, Share, Whole
 from photon.errors import InputError
+from photon.phantoms.layout import PhantomConfig
 from photon.phantoms.phantom_vqa import BALANCED, SPLITS, write_phantom_dataset
 from tasks.datamodule import Kind, QuestionData, Sampling
 from tasks.progress import bars, say
@@ -33,25 +36,25 @@ class PhantomData(QuestionData):
         self,
         root: str | Path,
         store: str | Path,
-        n_train: int,
-        n_test: int,
-        n_val: int = 0,
-        n_ood: int = 0,
-        follow_up: float = 0.0,
-        written: int = 24,
-        written_pair: int = 16,
-        reports: int = 3,
-        numeric: float = 0.15,
-        forms: Sequence[str] = ("choice", "free"),
-        prior: float = 0.0,
-        large_lesion: float = 36.0,
-        phantom: Mapping[str, object] | None = None,
-        ood: Mapping[str, object] | None = None,
-        seed: int = 7,
-        volumes_per_batch: int = 4,
-        questions_per_volume: int = 16,
+        n_train: Count,
+        n_test: Count,
+        n_val: Whole = 0,
+        n_ood: Whole = 0,
+        follow_up: Share = 0.0,
+        written: Count = 24,
+        written_pair: Whole = 16,
+        reports: Whole = 3,
+        numeric: Share = 0.15,
+        forms: Sequence[Literal["choice", "free"]] = ("choice", "free"),
+        prior: Fraction = 0.0,
+        large_lesion: Positive = 36.0,
+        phantom: PhantomConfig | Mapping[str, object] | None = None,
+        ood: PhantomConfig | Mapping[str, object] | None = None,
+        seed: Seed = 7,
+        volumes_per_batch: Count = 4,
+        questions_per_volume: Count = 16,
         sampling: Sampling = "volumes",
-        workers: int = 0,
+        workers: Whole = 0,
     ):
         sizes = (volumes_per_batch, questions_per_volume, sampling, workers)
         super().__init__(root, store, seed, *sizes)

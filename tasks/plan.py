@@ -19,8 +19,9 @@ from photon.cost.step import with_pruner
 from photon.errors import InputError
 from photon.model.photon import PhotonModel, Stage
 from tasks.datamodule import QuestionData
+from tasks.places import find_target
 from tasks.progress import say
-from tasks.schema import find_target, instantiate
+from tasks.schema import instantiate
 
 
 def check_fits(config: Mapping[str, Any], data: QuestionData) -> None:
@@ -64,7 +65,7 @@ def runs_of(config: Mapping[str, Any], data: QuestionData | None = None) -> dict
         if not share:
             continue
         node = config["task"][phase]
-        task, strategy = find_target(node["_target_"]), trainer["strategy"]
+        task, strategy = find_target(node["_target_"], f"task.{phase}"), trainer["strategy"]
         gpus = count_gpus(trainer, assumed)
         options = strategy if isinstance(strategy, Mapping) else {}
         pruner = config["pruner"] if task.prunes else {}
@@ -187,7 +188,7 @@ def count_updates(
         return max(1, round(trainer["max_steps"] * config["phases"][phase]))
     every, some = config["dataset"]["sampling"] == "questions", run.assumed
     if data is not None:
-        kinds = find_target(config["task"][phase]["_target_"]).reads
+        kinds = find_target(config["task"][phase]["_target_"], f"task.{phase}").reads
         records = [record for kind in kinds for record in data.records("train", kind)]
         items = count_items(records, run.questions, every)
     elif some.volumes and some.questions:

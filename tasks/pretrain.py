@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from photon.annotations import Fraction, NonNegative, Share
 from photon.batch.batch import VolumeBatch
 from photon.batch.supervision import (
     N_LABELS,
@@ -167,11 +168,11 @@ class Pretrain(PhotonTask):
         self,
         model: PhotonModel,
         optimizer: Optimizer,
-        warmup: float = 0.05,
+        warmup: Fraction = 0.05,
         reads: Sequence[Kind] = ("reports", "questions"),
-        see_first: float = 0.0,
-        dense: float = 0.5,
-        pointing: float = 0.5,
+        see_first: Share = 0.0,
+        dense: NonNegative = 0.5,
+        pointing: NonNegative = 0.5,
         hints: bool = False,
     ):
         super().__init__(model, optimizer, warmup)

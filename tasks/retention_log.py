@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from photon.annotations import Count
 from photon.files import replacing
 
 KEYS = ["step", "stage", "subtask"]
@@ -25,7 +26,7 @@ class RetentionLog(Callback):
     crashed one had written beyond its checkpoint.
     """
 
-    def __init__(self, every: int = 50):
+    def __init__(self, every: Count = 50):
         if every < 1:
             raise ValueError(f"every={every}: the number of steps between writes is at least 1")
         self.every = every

@@ -15,6 +15,7 @@ from typing import Any
 
 from photon.errors import InputError
 from photon.files import write_json
+from tasks.trust import redact
 
 # Keys that change where a run reports, how fast it goes or what memory it takes, and not what it
 # computes, but for the order of sums. `QuestionData` sees to it that devices and accumulation
@@ -44,7 +45,7 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> Path:
 
     Raises InputError that lists the keys in which the stored configuration differs.
     """
-    folder = Path(path)
+    folder, config = Path(path), redact(config)
     folder.mkdir(parents=True, exist_ok=True)
     stored = folder / "run.json"
     if not stored.is_file():
@@ -70,7 +71,8 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> Path:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 over the values that decide what a run computes."""
-    flat = {k: v for k, v in _flat(json.loads(json.dumps(dict(config)))).items() if not _neutral(k)}
+    plain = json.loads(json.dumps(redact(config)))
+    flat = {key: value for key, value in _flat(plain).items() if not _neutral(key)}
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
 
 
@@ -87,7 +89,7 @@ def is_finished(folder: str | Path) -> bool:
 def write_status(folder: str | Path, **fields: Any) -> None:
     """Replace status.json; adds the time of writing (UTC)."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    write_json(Path(folder) / "status.json", {**fields, "updated": stamp})
+    write_json(Path(folder) / "status.json", {**redact(fields), "updated": stamp})
 
 
 def _checkpoints(config: Mapping[str, Any]) -> str:

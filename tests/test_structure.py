@@ -19,6 +19,7 @@ MAX_FILE, MAX_FUNCTION, MAX_ENTRY = 400, 60, 80
 ROOMS = (
     "docstrings",
     "errors",
+    "annotations",
     "files",
     "imports",
     "packing",

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from photon.annotations import Budget, Count, Positive, PositiveShare, Whole
 from photon.cost.flops import PASSES, Trained, forward_flops, prefill_flops
 from photon.cost.memory import Activations, Precision, activations
 from photon.cost.shape import DEVICES, Device, Shape, Tail, shape_of, stock_model
@@ -38,24 +39,15 @@ class Assumed:
     """
 
     device: Literal["auto", "a100", "h100", "h200", "h20"] = "auto"
-    gpus: int = 8
-    keep: float = 0.39
-    prefix: int = 20
-    question: int = 80
-    answer: int = 20
-    utilisation: float = 0.4
-    link: float = 50.0
-    volumes: int | None = None
-    questions: int | None = None
-
-    def __post_init__(self) -> None:
-        for key, least in (("gpus", 1), ("question", 1), ("prefix", 0), ("answer", 0)):
-            if getattr(self, key) < least:
-                raise ValueError(f"plan.{key}={getattr(self, key)}: must be at least {least}")
-        if not 0 < self.utilisation <= 1:
-            raise ValueError(f"plan.utilisation={self.utilisation}: legal values lie in (0, 1]")
-        if self.link <= 0 or self.keep <= 0:
-            raise ValueError(f"plan.link={self.link}, plan.keep={self.keep}: must be positive")
+    gpus: Count = 8
+    keep: Budget = 0.39
+    prefix: Whole = 20
+    question: Count = 80
+    answer: Whole = 20
+    utilisation: PositiveShare = 0.4
+    link: Positive = 50.0
+    volumes: Count | None = None
+    questions: Count | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from photon.annotations import Count, NonNegative, Positive, Share
+
 VERSION = 2
 SIZES = ("small", "normal", "large")
 ATTENUATIONS = ("low", "normal", "high")
@@ -65,16 +67,16 @@ class PhantomConfig:
     lesion_radius: range in layout units.
     """
 
-    shape: tuple[int, int, int] = (112, 112, 112)
-    spacing: tuple[float, float, float] | float = (3.0, 3.0, 3.0)
-    field: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    size_factors: tuple[float, float, float] = (0.8, 1.0, 1.22)
-    lesion_probabilities: tuple[float, float, float] = (0.4, 0.3, 0.3)
-    missing_probability: float = 0.25
-    effusion_probability: float = 0.5
-    lesion_radius: tuple[float, float] = (6.0, 8.0)
-    noise_hu: float = 20.0
-    pose_jitter: float = 1.0
+    shape: tuple[Count, Count, Count] = (112, 112, 112)
+    spacing: tuple[Positive, Positive, Positive] | Positive = (3.0, 3.0, 3.0)
+    field: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+    size_factors: tuple[Positive, Positive, Positive] = (0.8, 1.0, 1.22)
+    lesion_probabilities: tuple[Share, Share, Share] = (0.4, 0.3, 0.3)
+    missing_probability: Share = 0.25
+    effusion_probability: Share = 0.5
+    lesion_radius: tuple[Positive, Positive] = (6.0, 8.0)
+    noise_hu: NonNegative = 20.0
+    pose_jitter: NonNegative = 1.0
     hu_shift: float = 0.0
     orientation: str = "LPS"
 

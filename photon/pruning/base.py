@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from photon.annotations import Budget, Fraction
 from photon.batch.layout import Tail, check_tail
 from photon.packing import Segments
 from photon.pruning.encoded import Encoded, Merge
@@ -141,7 +142,7 @@ class BudgetPruner(nn.Module):
 
     score_rope = False
 
-    def __init__(self, layer: float = 0.25, keep: float | int = 0.3, tail: Tail = "question"):
+    def __init__(self, layer: Fraction = 0.25, keep: Budget = 0.3, tail: Tail = "question"):
         super().__init__()
         self.options = {"layer": layer, "keep": keep, "tail": tail}
         self.layer = layer

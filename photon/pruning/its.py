@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from photon.annotations import Budget, Count, Fraction, NonNegative, Positive, PositiveShare
 from photon.batch.layout import Tail, check_tail
 from photon.packing import Segments
 from photon.pruning.base import Keep, PruneContext, Selection
@@ -55,27 +57,27 @@ class PhotonPruner(nn.Module):
 
     def __init__(
         self,
-        layer: float = 0.25,
-        tau: float = 0.2,
+        layer: Fraction = 0.25,
+        tau: Positive = 0.2,
         self_affinity: bool = True,
         score_gradient: bool = True,
         score_rope: bool = True,
-        theta_scale: float = 1.0,
-        theta_noise: float = 0.0,
-        theta: float | None = None,
-        keep: float | int | None = None,
-        hidden: int = 256,
+        theta_scale: PositiveShare = 1.0,
+        theta_noise: Fraction = 0.0,
+        theta: Fraction | None = None,
+        keep: Budget | None = None,
+        hidden: Count = 256,
         tail: Tail = "question",
         as_released: bool = False,
         direction: Direction = "taylor",
-        statistics: str = "kept",
+        statistics: Literal["kept", "all"] = "kept",
         recentre: bool = False,
-        beta: float = 0.8,
-        eps_std: float = 3e-3,
-        eps_sat: float = 5e-3,
-        s_min: float = 0.5,
-        s_max: float = 2.0,
-        clip: float = 1.5,
+        beta: NonNegative = 0.8,
+        eps_std: Positive = 3e-3,
+        eps_sat: Positive = 5e-3,
+        s_min: NonNegative = 0.5,
+        s_max: NonNegative = 2.0,
+        clip: Positive = 1.5,
     ):
         self_options = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()

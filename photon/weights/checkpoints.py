@@ -12,11 +12,13 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from photon.annotations import Count, Positive, Seed
 from photon.errors import InputError
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Pruner
@@ -30,7 +32,14 @@ from photon.weights.backbone import (
     new_backbone,
     replace_patch_embedding,
 )
-from photon.weights.checks import READING, check_channels, check_shape, check_trained
+from photon.weights.checks import (
+    READING,
+    TextShape,
+    VisionShape,
+    check_channels,
+    check_shape,
+    check_trained,
+)
 from photon.weights.device import find_device, find_dtype, for_inference
 from photon.weights.keys import EXPORTED
 from photon.weights.loading import (
@@ -49,23 +58,23 @@ logger = logging.getLogger(__name__)
 
 
 def build_model(
-    text: Mapping,
-    vision: Mapping,
+    text: TextShape,
+    vision: VisionShape,
     preparation: Mapping | Preparation,
     pruner: Pruner | None = None,
     pretrained: str | None = None,
-    patch_init: str = "random",
+    patch_init: Literal["random", "inflate"] = "random",
     tokenizer: str | None = None,
-    depth_stride: int = 1,
-    slab: int = 1,
+    depth_stride: Count = 1,
+    slab: Count = 1,
     image_mean: float | Sequence[float] = 0.0,
-    image_std: float | Sequence[float] = 1.0,
-    attention: str = "sdpa",
-    kv: str = "full",
-    positions: str = "trained",
+    image_std: Positive | Sequence[Positive] = 1.0,
+    attention: Literal["sdpa", "flash", "varlen"] = "sdpa",
+    kv: Literal["full", "compact"] = "full",
+    positions: Literal["trained", "stock"] = "trained",
     checkpointing: bool = False,
     air: float | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     family: str = "qwen2_5_vl",
     dtype: str = "float32",
     device: str = "cpu",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save_file
 from torch import nn
 
+from photon.annotations import Count, Fraction, Positive
 from photon.model.photon import PhotonModel
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ class Lora:
     the adapters alone as well, in peft's layout.
     """
 
-    r: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
+    r: Count = 16
+    alpha: Positive = 32.0
+    dropout: Fraction = 0.0
     targets: Sequence[str] = PROJECTIONS
     save: bool = False
 

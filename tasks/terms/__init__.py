@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from photon.annotations import NonNegative
 from photon.batch.batch import VolumeBatch
 from photon.batch.dataset import Collate
 from photon.model.photon import Output, PhotonModel
@@ -18,7 +19,7 @@ class Term:
 
     collate = Collate  # what turns items into a batch; `SupervisedCollate` adds the label maps
 
-    def __init__(self, weight: float = 1.0):
+    def __init__(self, weight: NonNegative = 1.0):
         self.weight = weight
 
     def check(self, model: PhotonModel) -> None:

@@ -268,8 +268,8 @@ def test_updates_of_a_phase() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["plan.gpus=0"], "plan.gpus=0: must be at least 1"),
-        (["plan.utilisation=2"], "plan.utilisation=2: legal values"),
+        (["plan.gpus=0"], "plan.gpus: 0 is not int of at least 1"),
+        (["plan.utilisation=2"], "plan.utilisation: 2 is not float in (0, 1]"),
         (["plan.device=h300"], "plan.device: 'h300' is not 'auto' or 'a100'"),
         (["plan.gpu=2"], "did you mean 'plan.gpus'?"),
         (["model=photn"], "model=photn: there is no such file; did you mean 'photon'?"),

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from photon.errors import InputError
-from tasks import schema
+from tasks import places, schema
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ def toy_module(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(one, "__module__", "tasks.toy")
         setattr(module, one.__name__, one)
     module.os = __import__("os")
+    toy = places.Kind("a toy", ("tasks.toy",), "builtins:object")
+    for place in ("pruner", "pruner.child", "callbacks.items.#"):
+        monkeypatch.setitem(places.PLACES, place, toy)
     monkeypatch.setitem(sys.modules, "tasks.toy", module)
     # Annotations are evaluated where the class says that it is defined.
     module.Literal = Literal
@@ -103,9 +106,9 @@ def test_lists_are_walked() -> None:
 
 def test_partial_needs_no_complete_arguments_but_knows_their_names() -> None:
     node = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3, "weight_decy": 0.1}
-    lines = check(node, "optimizer")
+    lines = check(node, "task.x.optimizer")
     assert len(lines) == 1 and "did you mean 'weight_decay'?" in lines[0]
-    assert len(check({"_target_": "torch.optim.AdamW", "lr": 1e-3})) == 1
+    assert len(check({"_target_": "torch.optim.AdamW", "lr": 1e-3}, "task.x.optimizer")) == 1
 
 
 @pytest.mark.parametrize(
@@ -115,12 +118,12 @@ def test_partial_needs_no_complete_arguments_but_knows_their_names() -> None:
         ("builtins.eval", "not allowed"),
         ("torch.load", "not allowed"),
         ("tasksevil.run", "not allowed"),
-        ("tasks.toy.os.system", "defined in 'posix'"),
-        ("tasks.schema.importlib.import_module", "defined in 'importlib'"),
-        ("tasks.schema._walk", "not allowed"),
+        ("tasks.toy.os.system", "give a toy, of tasks.toy.*"),
+        ("tasks.schema.instantiate", "not allowed"),
+        ("tasks.toy._private", "not allowed"),
         ("tasks.toy.Prat", "did you mean 'Part'?"),
-        ("tasks.nowhere.Part", "has no 'nowhere'"),
-        ("tasks.schema.HYDRA_KEYS", "not a class or function"),
+        ("tasks.toy.Part.nowhere", "has no 'nowhere'"),
+        ("tasks.toy.Literal", "not allowed"),
         ("", "not allowed"),
     ],
 )
@@ -162,14 +165,16 @@ def test_supplied_arguments_are_given_by_the_program_only() -> None:
 
 def test_partial_builds_a_callable() -> None:
     node = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.5}
-    optimizer = schema.instantiate(node, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+    optimizer = schema.instantiate(node, "task.x.optimizer")([torch.nn.Parameter(torch.zeros(1))])
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
 def test_a_value_out_of_range_names_its_key() -> None:
     node = {"_target_": "tasks.toy.Band", "low": 0.9}
-    with pytest.raises(InputError, match=r"^task\.band: .*legal is at most high=0.8"):
-        schema.instantiate(node, "task.band")
+    with pytest.raises(InputError, match=r"^pruner: .*legal is at most high=0.8"):
+        schema.instantiate(node, "pruner")
+    lines = check(part(tau=1.0, band={"low": 0.9}))
+    assert lines == ["  pruner.band: low=0.9: legal is at most high=0.8"]
 
 
 def test_to_plain_lists_every_missing_value() -> None:

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photon.annotations import Budget
 from photon.batch.layout import Tail
 from photon.packing import Segments
 from photon.pruning.base import Keep, PruneContext, Selection
@@ -119,7 +120,7 @@ class CDPruner(EncodedPruner):
         negate: see `relevance`.
     """
 
-    def __init__(self, keep: float | int = 0.3, tail: Tail = "question", negate: bool = True):
+    def __init__(self, keep: Budget = 0.3, tail: Tail = "question", negate: bool = True):
         super().__init__(keep, tail, negate=negate)
 
     def select(

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photon.annotations import Budget, Count, Fraction
 from photon.batch.layout import Tail
 from photon.packing import Segments
 from photon.pruning.base import BudgetPruner, Keep, PruneContext, Selection
@@ -38,7 +39,7 @@ def least_duplicated(
     text_hidden: Tensor,
     text_norms: Tensor,
     count: int,
-    pivots: int = PIVOTS,
+    pivots: Count = PIVOTS,
 ) -> Tensor:
     """Mask (N,) of the `count` tokens that one question keeps.
 
@@ -70,7 +71,7 @@ def dart(
     volumes: Segments,
     text: Segments,
     volume_of: list[int],
-    pivots: int = PIVOTS,
+    pivots: Count = PIVOTS,
 ) -> Tensor:
     """Mask (J,) of the tokens that each question keeps.
 
@@ -101,10 +102,10 @@ class DartPruner(BudgetPruner):
 
     def __init__(
         self,
-        layer: float = 0.25,
-        keep: float | int = 0.3,
+        layer: Fraction = 0.25,
+        keep: Budget = 0.3,
         tail: Tail = "question",
-        pivots: int = PIVOTS,
+        pivots: Count = PIVOTS,
     ):
         super().__init__(layer, keep, tail)
         self.options["pivots"] = self.pivots = pivots

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photon.annotations import Budget
 from photon.batch.layout import Tail
 from photon.packing import Segments
 from photon.pruning.encoded import Encoded, Reduction
@@ -63,7 +64,7 @@ def farthest_tokens(tokens: Tensor, counts: Tensor, volumes: Segments) -> Tensor
 class DivPruner(EncodedPruner):
     """Keeps the tokens that lie farthest apart (`farthest_tokens`); arguments: `EncodedPruner`."""
 
-    def __init__(self, keep: float | int = 0.3, tail: Tail = "union"):
+    def __init__(self, keep: Budget = 0.3, tail: Tail = "union"):
         super().__init__(keep, tail)
 
     def reduce(self, encoded: Encoded, counts: Tensor | None) -> Reduction:

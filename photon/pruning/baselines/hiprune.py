@@ -23,6 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from photon.annotations import Budget, Share
 from photon.batch.layout import Tail
 from photon.packing import Segments
 from photon.pruning.encoded import Encoded, Reduction, top
@@ -107,9 +108,9 @@ class HiPrunePruner(EncodedPruner):
 
     def __init__(
         self,
-        keep: float | int = 0.3,
+        keep: Budget = 0.3,
         tail: Tail = "union",
-        alpha: float = 0.1,
+        alpha: Share = 0.1,
         depth: bool = False,
         official: bool = False,
     ):

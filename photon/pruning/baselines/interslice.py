@@ -20,6 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from photon.annotations import Budget, Share
 from photon.batch.layout import Tail
 from photon.packing import Segments
 from photon.pruning.encoded import Encoded, Reduction, top
@@ -50,7 +51,7 @@ def changing_tokens(
     places: Tensor,
     volumes: Segments,
     counts: Tensor | None = None,
-    threshold: float = THRESHOLD,
+    threshold: Share = THRESHOLD,
     official: bool = False,
 ) -> Tensor:
     """Mask (V,) of tokens that differ more than the threshold, or of the `counts` (B,) largest."""
@@ -79,9 +80,9 @@ class InterSlicePruner(EncodedPruner):
 
     def __init__(
         self,
-        keep: float | int | None = 0.3,
+        keep: Budget | None = 0.3,
         tail: Tail = "union",
-        threshold: float = THRESHOLD,
+        threshold: Share = THRESHOLD,
     ):
         super().__init__(keep, tail, threshold=threshold)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from photon.annotations import Budget, NonNegative, PositiveShare
 from photon.batch.layout import Tail
 from photon.packing import Segments
 from photon.pruning.encoded import Encoded, Reduction, top
@@ -96,10 +97,10 @@ class MedPruner(EncodedPruner):
 
     def __init__(
         self,
-        keep: float | int | None = 0.3,
+        keep: Budget | None = 0.3,
         tail: Tail = "union",
-        threshold: float = 0.05,
-        nucleus: float = 0.9,
+        threshold: NonNegative = 0.05,
+        nucleus: PositiveShare = 0.9,
     ):
         super().__init__(keep, tail, threshold=threshold, nucleus=nucleus)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from photon.annotations import Budget
 from photon.batch.layout import Tail
 from photon.packing import Segments
 from photon.pruning.encoded import Encoded, Merge, Reduction
@@ -59,7 +60,7 @@ def pool(places: Tensor, counts: list[int], volumes: Segments) -> Reduction:
 class PoolingPruner(EncodedPruner):
     """Averages the tokens of equal boxes (`pool`); arguments: `EncodedPruner`."""
 
-    def __init__(self, keep: float | int = 0.3, tail: Tail = "union"):
+    def __init__(self, keep: Budget = 0.3, tail: Tail = "union"):
         super().__init__(keep, tail)
 
     def reduce(self, encoded: Encoded, counts: Tensor | None) -> Reduction:

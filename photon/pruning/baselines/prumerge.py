@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photon.annotations import Budget
 from photon.batch.layout import Tail
 from photon.packing import Segments
 from photon.pruning.baselines.uniform import strided
@@ -133,7 +134,7 @@ class PruMergePruner(EncodedPruner):
 
     blocks = (1.0,)
 
-    def __init__(self, keep: float | int | None = 0.3, tail: Tail = "union", plus: bool = False):
+    def __init__(self, keep: Budget | None = 0.3, tail: Tail = "union", plus: bool = False):
         super().__init__(keep, tail, plus=plus)
 
     def reduce(self, encoded: Encoded, counts: Tensor | None) -> Reduction:

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from photon.annotations import Budget
 from photon.batch.layout import Tail
 from photon.packing import Segments
 from photon.pruning.encoded import Encoded, Merge, Reduction, joined, top
@@ -83,7 +84,7 @@ class VisionZipPruner(EncodedPruner):
 
     blocks = (1.0,)
 
-    def __init__(self, keep: float | int = 0.3, tail: Tail = "union"):
+    def __init__(self, keep: Budget = 0.3, tail: Tail = "union"):
         super().__init__(keep, tail)
 
     def reduce(self, encoded: Encoded, counts: Tensor | None) -> Reduction:
