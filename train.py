@@ -8,16 +8,16 @@ from lightning.pytorch import Trainer, seed_everything
 from omegaconf import DictConfig
 
 from photon.model.photon import PhotonModel
-from photon.weights.checkpoints import save_export
 from tasks.callbacks import checkpoint_path
 from tasks.checkpointing import has_checkpoint
+from tasks.conclude import conclude
 from tasks.datamodule import QuestionData
 from tasks.entry import finish_loggers, main
-from tasks.evaluate import Evaluation, evaluate
+from tasks.evaluate import Evaluation
 from tasks.plan import check_fits
 from tasks.precision import check_precision
-from tasks.progress import StepProgress, say
-from tasks.rundir import config_hash, is_finished, open_run, write_status
+from tasks.progress import StepProgress
+from tasks.rundir import is_finished, open_run
 from tasks.schema import build_model, check_config, check_strategy, instantiate, to_plain
 from tasks.sharding import whole
 
@@ -42,13 +42,7 @@ def run(composed: DictConfig) -> None:
         folder = run_dir if phase == phases[-1] else run_dir / phase
         trainer = fit(config, phase, model, data, folder)
         model = whole(model, lambda: build_model(config))
-    if trainer.is_global_zero:
-        digest = config_hash(config)
-        save_export(model, run_dir / "export", {"config_hash": digest, "name": config["name"]})
-        say("export", str(run_dir / "export"))
-        write_status(run_dir, state="evaluating")
-        model.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-        evaluate(model, data, evaluation, run_dir, digest, config["seed"], name=config["name"])
+    conclude(config, trainer, model, data, evaluation, run_dir)
 
 
 def fit(config: dict, phase: str, model: PhotonModel, data: QuestionData, folder: Path) -> Trainer:

@@ -27,7 +27,7 @@ ARGUMENTS = (
     *("trainer.max_steps=8", "trainer.log_every_n_steps=1", "trainer.precision=32-true"),
     *("callbacks.checkpoint.every=2", "callbacks.retention.every=1", "logger=csv"),
     *("task.finetune.flip.probability=0.5", "task.finetune.robust.probability=0.3"),
-    *("evaluation.max_new_tokens=2", "evaluation.controls=[]"),
+    *("evaluation.max_new_tokens=2", "evaluation.controls=[]", "dataset.n_test=4"),
 )
 # 4 volumes an update, 6 in all: 2 updates an epoch. This batch of update 5 is the second process's.
 NAN = 21
@@ -112,6 +112,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return {f"{file.stem}.{k}": v for file in files for k, v in load_file(file).items()}
 
 
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def losses(run: Path) -> list[float]:
     return pd.read_csv(run / "metrics.csv")["loss"].dropna().tolist()
 
@@ -132,6 +136,24 @@ def test_two_processes_train_what_one_trains(row, trained) -> None:
 def test_losses_are_those_of_ddp(row, trained) -> None:
     ours, theirs = (losses(trained(name)) for name in (row, "ddp"))
     assert len(ours) == 8 and ours == pytest.approx(theirs, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("row", STRATEGIES)
+def test_all_processes_answer_what_one_answers(row, ranks, trained) -> None:
+    """Each about volumes of its own; together, in one file, what eval.py says of the export."""
+    run, name = trained(row), "predictions.jsonl"
+    parts = [rows_of(run / f"predictions.rank{number}.jsonl") for number in range(2)]
+    volumes = [{one["volume"] for one in part} for part in parts]
+    assert all(parts) and not volumes[0] & volumes[1]
+    done = ranks(
+        *("eval.py", f"name={row}_alone", f"ckpt={run / 'export'}", "evaluation.controls=[]"),
+        *(word for word in ARGUMENTS if word.startswith(("dataset.", "evaluation."))),
+        *SMALL_PHANTOMS, "dataset.n_test=4",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole = rows_of(run / name)
+    assert whole == rows_of(ranks.folder / "outputs" / f"{row}_alone" / name)
+    assert len(whole) == sum(map(len, parts))
 
 
 @pytest.mark.parametrize("row", ROWS)
