@@ -104,6 +104,13 @@ class Occasional:
 
 
 @dataclass(frozen=True)
+class Robust(Occasional):
+    """Perturbed volumes (Eq. 19). exact: see `perturb`; False is the released code."""
+
+    exact: bool = True
+
+
+@dataclass(frozen=True)
 class Routing:
     """Which question is trained on what, (Q,) booleans (Eq. 21)."""
 

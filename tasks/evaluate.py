@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from photon.evaluation.summary import build_metrics, write_report
 from photon.evaluation.text_metrics import ROBERTA_LARGE_LAYER
 from photon.evaluation.views import shuffled_volumes
 from photon.files import locked
+from photon.model.decoding import Sampling
 from photon.model.generate import generate
 from photon.model.photon import PhotonModel
 from photon.questions.record import Record
@@ -49,6 +50,8 @@ class Evaluation:
     Args:
         split: of the data set.
         volumes_per_batch, questions, max_new_tokens: see `Evaluator`.
+        decoding: `greedy` takes the likeliest token; `checkpoint` draws as generation_config.json
+            beside the weights asks, which is what ms-swift's `infer` does.
         keep: a budget (share or count) in place of the learned threshold.
         controls: of CONTROLS; the constant answer is always computed.
         budgets: shares or counts at which each of `pruners` answers as well, for the curve.
@@ -64,6 +67,7 @@ class Evaluation:
     volumes_per_batch: Count = 4
     questions: Count | None = 64
     max_new_tokens: Count = 16
+    decoding: Literal["greedy", "checkpoint"] = "greedy"
     keep: Budget | None = None
     controls: Sequence[str] = ("no_pruning", "random_keep", "shuffled_volume", "question_only")
     budgets: Sequence[Budget] = ()
@@ -92,6 +96,12 @@ class Evaluation:
     def curve(self) -> list[str]:
         """Names of the conditions at budgets."""
         return budget_conditions(self.budgets, self.pruners)
+
+    def sampling(self, model: PhotonModel, seed: int) -> Sampling | None:
+        """How tokens are drawn; None takes the likeliest."""
+        if self.decoding == "greedy":
+            return None
+        return Sampling.of_checkpoint(model.backbone.generation_config, seed)
 
     @property
     def scoring(self) -> Scoring:
@@ -142,6 +152,7 @@ def evaluate(
             seed=seed,
             shard=shard,
             progress=_advance(progress),
+            sampling=evaluation.sampling(model, seed),
         )
         evaluator.run(names)
     with locked(run_dir / ".reporting"):

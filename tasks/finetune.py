@@ -15,6 +15,7 @@ from photon.batch.dataset import Collate
 from photon.losses import (
     Band,
     Occasional,
+    Robust,
     Routing,
     band_loss,
     flip_loss,
@@ -38,8 +39,8 @@ class Finetune(PhotonTask):
     Args:
         model, optimizer, warmup, vision_lr: see `PhotonTask`.
         band: low, high, weight, on (Eq. 18); only unperturbed questions, once tokens are weighted.
-        robust: probability (a volume) and weight (Eq. 19); a perturbed volume's questions have no
-            other loss, and give the pruner no gradient.
+        robust: probability (a volume), weight and exact (Eq. 19); a perturbed volume's questions
+            have no other loss, and give the pruner no gradient.
         flip: probability (a question) and weight (Eq. 20), from the schedule's flip step on.
         routing: `paper` adds the flip term to a question's other loss; `exclusive` replaces it, as
             the released code does.
@@ -57,7 +58,7 @@ class Finetune(PhotonTask):
         warmup: Fraction = 0.05,
         vision_lr: Positive | None = None,
         band: Band | Mapping = Band(),  # noqa: B008  (frozen)
-        robust: Occasional | Mapping = Occasional(0.15),  # noqa: B008
+        robust: Robust | Mapping = Robust(0.15),  # noqa: B008
         flip: Occasional | Mapping = Occasional(0.05),  # noqa: B008
         routing: Literal["paper", "exclusive"] = "paper",
         terms: Mapping[str, Term] | None = None,
@@ -72,7 +73,7 @@ class Finetune(PhotonTask):
         else:
             add_adapters(self.model, self.lora)
         self.band = band if isinstance(band, Band) else Band(**band)
-        self.robust = robust if isinstance(robust, Occasional) else Occasional(**robust)
+        self.robust = robust if isinstance(robust, Robust) else Robust(**robust)
         self.flip_loss = flip if isinstance(flip, Occasional) else Occasional(**flip)
         self.routing = routing
         self.further = dict(terms or {})
@@ -97,7 +98,9 @@ class Finetune(PhotonTask):
             self.flip_loss.probability if flipping else 0.0,
             self.routing,
         )
-        batch = perturb_volumes(batch, routing.robust, self.model.builder.channels)
+        batch = perturb_volumes(
+            batch, routing.robust, self.model.builder.channels, self.robust.exact
+        )
         weight = routing.answer / (n * self.trainer.accumulate_grad_batches)
         flip = self._flip_together(routing.flip) if flipping else None
         output = self.model(batch, self.stage, weight, flip)
@@ -175,7 +178,9 @@ class Finetune(PhotonTask):
             self.log("surrogate/eta_std", monitor["eta_std"])
 
 
-def perturb_volumes(batch: VolumeBatch, robust: Tensor, channels: int) -> VolumeBatch:
+def perturb_volumes(
+    batch: VolumeBatch, robust: Tensor, channels: int, exact: bool = True
+) -> VolumeBatch:
     """The batch with the volumes of the marked questions (Q,) perturbed (Eq. 19)."""
     volumes = {v for v, use in zip(batch.volume_of, robust.tolist(), strict=True) if use}
     if not volumes:
@@ -183,7 +188,7 @@ def perturb_volumes(batch: VolumeBatch, robust: Tensor, channels: int) -> Volume
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     rows = list(batch.patches.split(batch.patch_counts))
     for v in sorted(volumes):
-        rows[v] = perturb(rows[v], sample_perturbation(generator), generator, channels)
+        rows[v] = perturb(rows[v], sample_perturbation(generator), generator, channels, exact)
     return batch.with_patches(torch.cat(rows))
 
 

@@ -46,6 +46,7 @@ class BatchBuilder:
         air: value in [0, 1]; tokens of a volume in which no voxel lies above it are left out,
             before the encoder and everywhere after it. None computes every token.
         context: rows and positions that a sequence may have, or None for any number.
+        leading_space: of the prompts that go with it, see `build_prompt`.
     """
 
     patch: Grid
@@ -60,6 +61,7 @@ class BatchBuilder:
     timestamps: Callable[[float], list[int]] | None = None
     context: int | None = None
     air: float | None = None
+    leading_space: bool = False
 
     def __call__(
         self,

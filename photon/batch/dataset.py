@@ -157,5 +157,8 @@ class Collate:
         """The record's prompt. Raises InputError on a record without question or answer."""
         key = (record.id, record.question, record.answer)
         if key not in self._prompts:
-            self._prompts[key] = build_prompt(record, self.tokenizer, self.with_answer)
+            space = self.builder.leading_space
+            self._prompts[key] = build_prompt(
+                record, self.tokenizer, self.with_answer, leading_space=space
+            )
         return self._prompts[key]

@@ -284,9 +284,7 @@ class DeepTumorVQA(Benchmark):
                 self._average(scored, name, members)
         self._average(scored, "Total", judged)
 
-    def _subtype(
-        self, scored: Scored, group: str, subtype: str, judged: Sequence[Judged]
-    ) -> None:
+    def _subtype(self, scored: Scored, group: str, subtype: str, judged: Sequence[Judged]) -> None:
         star = "*" if answer_kind(judged[0].row) == "number" else ""
         scored.mean((group, subtype + star), judged)
         if all(j.gold is not None for j in judged):

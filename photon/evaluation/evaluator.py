@@ -24,6 +24,7 @@ from photon.evaluation.coverage import evidence_recall, token_coverage
 from photon.evaluation.predictions import PredictionWriter, prediction_row
 from photon.evaluation.shards import Shard, merge_parts, read_parts
 from photon.evaluation.views import ViewItems
+from photon.model.decoding import Sampling
 from photon.model.generate import Generation, Reading, answer, read
 from photon.model.photon import PhotonModel
 from photon.packing import Segments
@@ -53,6 +54,7 @@ class Evaluator:
         volumes_per_batch, questions: volumes and questions answered at once, at most; None: all
             questions of the volumes. Neither changes an answer beyond rounding.
         workers: processes that read volumes while the model answers.
+        sampling: how tokens are drawn; None takes the likeliest.
         keep: a budget in place of the learned threshold.
         layer: where pruners at a budget cut a model that does not prune by itself, as a share of
             its layers; None before the first.
@@ -76,6 +78,7 @@ class Evaluator:
     seed: int = 0
     shard: Shard = Shard()
     progress: Progress | None = None
+    sampling: Sampling | None = None
 
     def run(self, names: Sequence[str]) -> dict[str, Rows]:
         """Rows of each condition, in the order of the records; `random_keep` needs `photon`.
@@ -162,6 +165,7 @@ class Evaluator:
                     None if isinstance(pruner, GivenPruner) else condition.keep,
                     pruner,
                     torch.Generator().manual_seed(self.seed),
+                    self.sampling,
                 )
                 for row in self._rows(condition, evidence, generation):
                     if not writer.has(row["id"]):

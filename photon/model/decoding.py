@@ -13,7 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -86,48 +88,76 @@ class Decoding:
 class Sampling:
     """Draw tokens at random: temperature, then the `top_k` likeliest, then the nucleus `top_p`.
 
-    The steps and their edge cases are those of Hugging Face's `generate`; top_k 0 takes all. Every
-    question has its own generator, seeded by `seed`, its id and its text: neither the questions
-    beside it nor their number change its sample. Raises ValueError for values out of range.
+    The steps and their edge cases are those of Hugging Face's `generate`; top_k 0 takes all, and
+    top_k 1 always draws the likeliest. repetition_penalty: before all of this, the logits of the
+    tokens that the sequence holds, prompt included, are divided by it where they are positive and
+    multiplied where not; 1 leaves them. Every question has its own generator, seeded by `seed`, its
+    id and its text: neither the questions beside it nor their number change its sample. Raises
+    ValueError for values out of range.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature}: must be above 0")
+        for key in ("temperature", "repetition_penalty"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)}: must be above 0")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: legal values are in (0, 1]")
         if self.top_k < 0:
             raise ValueError(f"top_k={self.top_k}: legal values are 0 (all tokens) and above")
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (G, vocabulary) to the distribution that a token is drawn from, in float64."""
-        warpers = LogitsProcessorList([TemperatureLogitsWarper(float(self.temperature))])
+    @staticmethod
+    def of_checkpoint(config: GenerationConfig, seed: int = 0) -> Sampling:
+        """What a generation_config.json asks of `generate`, whose defaults stand for absent keys.
+
+        Without `do_sample` the likeliest token, after the penalty.
+        """
+        penalty = 1.0 if config.repetition_penalty is None else config.repetition_penalty
+        if not config.do_sample:
+            return Sampling(top_k=1, seed=seed, repetition_penalty=penalty)
+        top_k = 50 if config.top_k is None else config.top_k
+        temperature, top_p = (1.0 if v is None else v for v in (config.temperature, config.top_p))
+        return Sampling(temperature, top_p, top_k, seed, penalty)
+
+    def probabilities(self, logits: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Logits (G, vocabulary) to the distribution that a token is drawn from, in float64.
+
+        ids (G, n): what each sequence holds, for the repetition penalty.
+        """
+        steps = LogitsProcessorList()
+        if self.repetition_penalty != 1:
+            steps.append(RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
+        steps.append(TemperatureLogitsWarper(float(self.temperature)))
         if self.top_k:
-            warpers.append(TopKLogitsWarper(self.top_k))
+            steps.append(TopKLogitsWarper(self.top_k))
         if self.top_p < 1:
-            warpers.append(TopPLogitsWarper(self.top_p))
-        return warpers(None, logits.float()).double().softmax(-1)
+            steps.append(TopPLogitsWarper(self.top_p))
+        return steps(ids, logits.float()).double().softmax(-1)
 
     def chooser(self, batch: VolumeBatch) -> Choose:
         """Draws for the questions of a batch: by inversion, one uniform number a token."""
         generators = [
             torch.Generator().manual_seed(self._seed(batch, i)) for i in range(len(batch.suffixes))
         ]
+        ids = batch.prompt_ids(-1)  # (Q, n) what each question's sequence holds
+        ids = torch.where(ids < 0, ids[:, -1:], ids)  # a second time changes nothing
 
         def choose(logits: Tensor, active: list[int]) -> Tensor:
+            nonlocal ids
             uniform = torch.stack(
                 [torch.rand((), generator=generators[i], dtype=torch.float64) for i in active]
             )
-            reached = self.probabilities(logits).cumsum(-1)
+            mine = torch.tensor(active, device=ids.device)
+            reached = self.probabilities(logits, ids[mine]).cumsum(-1)
             reached = reached / reached[:, -1:]
-            return torch.searchsorted(reached, uniform.to(reached.device)[:, None], right=True)[
-                :, 0
-            ]
+            drawn = torch.searchsorted(reached, uniform.to(reached.device)[:, None], right=True)
+            ids = torch.cat([ids, ids[:, -1:].index_copy(0, mine, drawn)], 1)
+            return drawn[:, 0]
 
         return choose
 

@@ -89,6 +89,7 @@ class PhotonModel(nn.Module):
         image_mean, image_std: of the voxels in [0, 1] that the patch embedding expects, one value
             or one a channel.
         positions: where text resumes after a volume, see `prefix_positions`.
+        leading_space: of the text after a volume, see `build_prompt`.
         air: HU, or None; tokens of a volume without a voxel above it (air, padding) are never
             computed. Needs a preparation whose voxels are HU. Not in the paper.
         checkpointing: in training, recompute every encoder block and decoder layer in the backward
@@ -110,6 +111,7 @@ class PhotonModel(nn.Module):
         positions: Resume = "trained",
         checkpointing: bool = False,
         air: float | None = None,
+        leading_space: bool = False,
     ):
         super().__init__()
         check_backend(attention)
@@ -126,6 +128,7 @@ class PhotonModel(nn.Module):
         self.slab = slab
         self.image_mean, self.image_std = image_mean, image_std
         self.positions = positions
+        self.leading_space = leading_space
         self.air = air
         self.encoder = VolumeEncoder(backbone.model.visual, attention, checkpointing)
         self.decoder = PhotonDecoder(backbone.model.language_model, attention, checkpointing)
@@ -162,6 +165,7 @@ class PhotonModel(nn.Module):
             timestamps=Timestamps(self.tokenizer) if frames_apart else None,
             context=self.backbone.config.text_config.max_position_embeddings,
             air=None if self.air is None else self.preparation.value(self.air),
+            leading_space=self.leading_space,
         )
 
     def forward(

@@ -62,8 +62,12 @@ def build_prompt(
     tokenizer: PreTrainedTokenizerBase,
     with_answer: bool,
     system_default: str = SYSTEM,
+    leading_space: bool = False,
 ) -> Prompt:
     """The ids equal those of the tokenizer's chat template on the whole conversation (a test).
+
+    leading_space: the first text after the volume begins with a space, which belongs to Q: the
+    authors' data says `<video> Your question`, and their template keeps it.
 
     Special tokens cut a text into parts that are tokenized apart, and the newline after "assistant"
     never joins a stripped answer, so pieces and whole give the same ids.  Raises InputError on a
@@ -83,11 +87,13 @@ def build_prompt(
     system = escape(record.system or system_default, tokenizer)
     head = ids(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n<|vision_start|>")
     suffix: list[int] = []
+    space = " " if leading_space else ""
     for question, answer in record.history:
         turn = f"{clean(question)}<|im_end|>\n<|im_start|>assistant\n{clean(answer)}<|im_end|>\n"
-        suffix += ids(turn + "<|im_start|>user\n")
+        suffix += ids(f"{space}{turn}<|im_start|>user\n")
+        space = ""
     start = len(suffix)
-    suffix += ids(clean(record.question))
+    suffix += ids(space + clean(record.question))
     instruction = (start, len(suffix))
     suffix += ids("<|im_end|>\n<|im_start|>assistant\n")
     answer_start = len(suffix)

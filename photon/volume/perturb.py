@@ -26,7 +26,17 @@ def _permutation(n: int, generator: Generator, device: torch.device) -> Tensor:
     return torch.randperm(n, generator=generator, device=generator.device).to(device)
 
 
-def perturb(rows: Tensor, kind: str, generator: Generator, channels: int = 1) -> Tensor:
+def _kept(n: int, share: float, exact: bool, generator: Generator, device: torch.device) -> Tensor:
+    """Places of `share` of n, or of those that a draw with that probability takes."""
+    if not exact:
+        drawn = torch.rand(n, generator=generator, device=generator.device, dtype=torch.float32)
+        return (drawn < share).nonzero()[:, 0].to(device)
+    return _permutation(n, generator, device)[: max(1, round(share * n))]
+
+
+def perturb(
+    rows: Tensor, kind: str, generator: Generator, channels: int = 1, exact: bool = True
+) -> Tensor:
     """Perturbed copy of the patch rows of one volume (Eq. 19). Shape [R, C], dtype and device kept.
 
     Args:
@@ -37,6 +47,8 @@ def perturb(rows: Tensor, kind: str, generator: Generator, channels: int = 1) ->
             "zeros" is zero.
         generator: the only source of randomness.
         channels: of each voxel; they move and stay together.
+        exact: exactly these shares are kept; False keeps each with that probability, as the
+            released code does.
 
     Raises:
         InputError: unknown kind.
@@ -49,10 +61,10 @@ def perturb(rows: Tensor, kind: str, generator: Generator, channels: int = 1) ->
         shuffled = voxels[_permutation(count, generator, rows.device)]
         return shuffled[..., _permutation(width, generator, rows.device)].flatten(1)
     if kind == "keep_patches":
-        kept = _permutation(count, generator, rows.device)[: max(1, round(_KEPT_PATCHES * count))]
+        kept = _kept(count, _KEPT_PATCHES, exact, generator, rows.device)
         return torch.zeros_like(rows).index_copy(0, kept, rows[kept])
     if kind == "keep_voxels":
-        kept = _permutation(width, generator, rows.device)[: max(1, round(_KEPT_VOXELS * width))]
+        kept = _kept(width, _KEPT_VOXELS, exact, generator, rows.device)
         return torch.zeros_like(voxels).index_copy(2, kept, voxels[..., kept]).flatten(1)
     if kind == "noise":
         noise = torch.rand(

@@ -73,6 +73,7 @@ def build_model(
     kv: Literal["full", "compact"] = "full",
     positions: Literal["trained", "stock"] = "trained",
     checkpointing: bool = False,
+    leading_space: bool = False,
     air: float | None = None,
     seed: Seed = 0,
     family: str = "qwen2_5_vl",
@@ -247,7 +248,8 @@ def _spec_of(checkpoint: Checkpoint) -> dict | None:
         spec = official_spec(checkpoint.config, bool(checkpoint.pruner))
         spec["provenance"] = {"official": str(checkpoint.folder)}
     # Exports older than a key had no other value.
-    return spec if spec is None else {"positions": "trained", "air": None, **spec}
+    before = {"positions": "trained", "leading_space": False, "air": None}
+    return spec if spec is None else {**before, **spec}
 
 
 def read_spec(folder: Path) -> dict | None:

@@ -61,7 +61,7 @@ class VisionShape(TypedDict, total=False):
 
 
 # Keys of `model`, beside the preparation, that say how weights read a volume.
-READING = ("depth_stride", "slab", "image_mean", "image_std", "positions")
+READING = ("depth_stride", "slab", "image_mean", "image_std", "positions", "leading_space")
 
 
 def check_channels(preparation: Preparation, in_channels: int, **scaling: Any) -> None:
@@ -109,7 +109,7 @@ def check_trained(
 
     spec: photon.json, or None of stock weights, which say nothing of it. reading: values of the
     keys READING, where they are known. kept: whether the patch embedding stays; a new one may learn
-    to see other windows and voxels, not other positions. Raises InputError that lists the keys.
+    to see other windows and voxels, not other text. Raises InputError that lists the keys.
     """
     if spec is None:
         return
@@ -120,7 +120,7 @@ def check_trained(
     if trained.fingerprint() != preparation.fingerprint():
         ours, theirs = preparation.to_dict(), trained.to_dict()
         differ = {f"preparation.{k}": (ours[k], theirs[k]) for k in theirs if ours[k] != theirs[k]}
-    for key in READING if kept else ("positions",):
+    for key in READING if kept else ("positions", "leading_space"):
         if reading is not None and _plain(reading[key]) != _plain(spec[key]):
             differ[key] = (reading[key], spec[key])
     if differ:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from photon.errors import InputError
 from photon.weights.backbone import empty_backbone, read_config
@@ -83,6 +83,7 @@ class Checkpoint:
             state[_HEAD] = state[_EMBEDDING]
         model.load_state_dict(state, strict=True, assign=True)
         model.tie_weights()
+        model.generation_config = read_generation(self.folder) or model.generation_config
         return model.to(device).requires_grad_(True)
 
     def load_pruner(self, pruner: nn.Module) -> bool:
@@ -100,6 +101,21 @@ class Checkpoint:
         return LoadReport(
             str(self.folder), self.layout.title, tuple(loaded), tuple(new), tuple(unused)
         )
+
+
+def read_generation(folder: Path) -> GenerationConfig | None:
+    """How a checkpoint's authors draw its answers; None where generation_config.json is not there.
+
+    Raises InputError for one that Transformers would not write with an export again.
+    """
+    if not (folder / "generation_config.json").is_file():
+        return None
+    try:
+        config = GenerationConfig.from_pretrained(folder)
+        config.validate(strict=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / 'generation_config.json'}: {error}") from error
+    return config
 
 
 def open_checkpoint(name: str | Path) -> Checkpoint:

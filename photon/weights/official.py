@@ -50,5 +50,6 @@ def official_spec(config: PreTrainedConfig, prunes: bool) -> dict[str, Any]:
         "slab": 1,
         "image_mean": 0.0,
         "image_std": 1.0,
+        "leading_space": True,
         "kv": "compact",
     }

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from photon.model.decoding import Sampling
 from photon.model.generate import answer, begin, generate, read_for
@@ -276,7 +277,31 @@ class TestSampling:
         cold = generate(pruned, prompts[0], END, 5, sampling=Sampling(temperature=1e-4)).tokens
         assert cold == generate(pruned, prompts[0], END, 5).tokens
 
-    @pytest.mark.parametrize("wrong", [{"temperature": 0}, {"top_p": 0}, {"top_k": -1}])
+    def test_the_repetition_penalty_is_that_of_stock_generate(self):
+        """Prompts count, visual tokens too; top_k 1 takes the likeliest of what is left."""
+        batch = visual_batch(NAMES, answered=False)
+        model, sampling = (
+            talkative(PhotonModel(backbone())),
+            Sampling(top_k=1, repetition_penalty=4),
+        )
+        ours = generate(model, batch, END, max_new_tokens=6, sampling=sampling).tokens
+        for question, tokens in enumerate(ours):
+            stock = {"repetition_penalty": 4.0}
+            assert tokens == stock_tokens(model.backbone, batch, NAMES, question, 6, END, **stock)
+        assert ours != generate(model, batch, END, max_new_tokens=6).tokens
+
+    def test_what_a_checkpoint_asks_for(self):
+        """The released Qwen2.5-VL configuration; without do_sample, the likeliest token."""
+        qwen = GenerationConfig(do_sample=True, temperature=1e-6, repetition_penalty=1.05)
+        assert Sampling.of_checkpoint(qwen, 7) == Sampling(1e-6, 1.0, 50, 7, 1.05)
+        plain = GenerationConfig(do_sample=False, repetition_penalty=1.2)
+        assert Sampling.of_checkpoint(plain) == Sampling(top_k=1, repetition_penalty=1.2)
+        wide = GenerationConfig(do_sample=True, top_k=0, top_p=0.9)
+        assert Sampling.of_checkpoint(wide) == Sampling(top_p=0.9)
+
+    @pytest.mark.parametrize(
+        "wrong", [{"temperature": 0}, {"top_p": 0}, {"top_k": -1}, {"repetition_penalty": 0}]
+    )
     def test_values_out_of_range_are_named(self, wrong):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Sampling(**wrong)

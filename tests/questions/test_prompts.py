@@ -59,6 +59,23 @@ def test_rows_equal_the_chat_template(tokenizer, record, with_answer):
     assert rows == whole(tokenizer, stripped, [5], with_answer)
 
 
+def test_a_leading_space_stands_once_behind_the_volume_and_scores_it(tokenizer):
+    """`<video> Your question` through the template, and Q by the released rule."""
+    pad = tokenizer.convert_tokens_to_ids(PAD)
+    for record in (RECORDS[0], RECORDS[1], RECORDS[5]):
+        prompt = build_prompt(record, tokenizer, True, leading_space=True)
+        rows = [*prompt.head, *[pad] * 5, *prompt.after, *prompt.suffix]
+        first, *later = (*record.history, (record.question, record.answer))
+        turns = [(" " + first[0], first[1]), *later]
+        question, answer = turns.pop()
+        spaced = Record("s", "v", question, answer, system=record.system, history=tuple(turns))
+        assert rows == whole(tokenizer, spaced, [5], True)
+        plain = build_prompt(record, tokenizer, True)
+        assert len(prompt.suffix) > len(plain.suffix) or prompt.suffix != plain.suffix
+        start, stop = prompt.instruction
+        assert tokenizer.decode(prompt.suffix[start:stop]) == question
+
+
 def test_a_batch_of_two_volumes_equals_the_chat_template(tokenizer):
     record = Record("two", "v", "What changed?", "new", more_volumes=("w",))
     pad = tokenizer.convert_tokens_to_ids(PAD)

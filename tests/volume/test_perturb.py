@@ -49,6 +49,21 @@ def test_kept_patches_and_voxels() -> None:
     assert (perturb(ROWS[:1], "keep_patches", seeded()) != 0).all()  # at least one patch stays
 
 
+def test_as_released_patches_and_voxels_are_kept_each_with_its_probability() -> None:
+    """Numbers of kept rows and columns are binomial: mean and variance over 2,000 draws."""
+    generator, rows = seeded(3), torch.ones(50, 40)
+    for kind, n, share in (("keep_patches", 50, 0.2), ("keep_voxels", 40, 0.1)):
+        drawn = [perturb(rows, kind, generator, exact=False) for _ in range(2000)]
+        side = 1 if kind == "keep_patches" else 0
+        counts = torch.tensor([float(out.any(side).sum()) for out in drawn])
+        deviation = (n * share * (1 - share)) ** 0.5
+        assert abs(counts.mean() - n * share) < 5 * deviation / 2000**0.5
+        assert abs(counts.std() / deviation - 1) < 0.1
+    out = perturb(ROWS, "keep_patches", seeded(), exact=False)
+    kept = out.any(1)
+    assert torch.equal(out[kept], ROWS[kept]) and 0 < kept.sum() < 50
+
+
 @pytest.mark.parametrize("kind", ["shuffle_patches_and_voxels", "keep_voxels"])
 def test_the_channels_of_a_voxel_stay_together(kind) -> None:
     """Three channels, each 1,000 above the one before, are still that after it."""

@@ -8,6 +8,7 @@ import torch
 from photon.batch.dataset import Collate, Item
 from photon.commands.cli import main
 from photon.errors import InputError
+from photon.model.decoding import Sampling
 from photon.model.generate import generate
 from photon.packing import Segments
 from photon.pruning.its import PhotonPruner
@@ -53,7 +54,8 @@ def official(folder, stage=2, shards=1, change=None):
 def build(folder, pruner=None, **changes):
     text, vision = shapes("qwen2_5_vl", temporal_patch_size=14, in_channels=1)
     preparation = Preparation.preset("official", **changes)
-    return build_model(text, vision, preparation, pruner, str(folder), depth_stride=28)
+    own = {"depth_stride": 28, "leading_space": True}
+    return build_model(text, vision, preparation, pruner, str(folder), **own)
 
 
 def profile(**options):
@@ -86,6 +88,7 @@ def test_a_folder_of_the_authors_is_a_whole_model(tmp_path):
     model = load_export(source)
     assert model.preparation == OFFICIAL
     assert (model.depth_stride, model.kv, model.cut) == (28, "compact", 1)
+    assert model.leading_space
     assert model.pruner.options == profile().options
     assert main(["export", str(source), str(target), "--dtype", "float32"]) == 0
     again = load_export(target)
@@ -94,6 +97,21 @@ def test_a_folder_of_the_authors_is_a_whole_model(tmp_path):
     batch = Collate(model.builder, model.tokenizer, False)([item])
     ours, theirs = (generate(m, batch, end_id=-1, max_new_tokens=3) for m in (model, again))
     assert ours.tokens == theirs.tokens and ours.kept_tokens == theirs.kept_tokens
+
+
+def test_how_a_checkpoint_draws_its_answers_goes_with_it_to_the_export(tmp_path):
+    source, target = tmp_path / "s2", tmp_path / "export"
+    source.mkdir()
+    official(source)
+    qwen = {"do_sample": True, "temperature": 1e-6, "repetition_penalty": 1.05}
+    (source / "generation_config.json").write_text(json.dumps(qwen))
+    assert main(["export", str(source), str(target), "--dtype", "float32"]) == 0
+    for folder in (source, target):
+        config = load_export(folder).backbone.generation_config
+        assert Sampling.of_checkpoint(config) == Sampling(1e-6, 1.0, 50, 0, 1.05)
+    (source / "generation_config.json").write_text("{")
+    with pytest.raises(InputError, match=r"generation_config\.json"):
+        load_export(source)
 
 
 def test_s1_prunes_nothing_and_a_new_predictor_is_said_to_be_new(tmp_path, caplog):
@@ -159,7 +177,7 @@ def test_the_files_of_the_configuration_are_the_released_profile():
     spec = official_spec(stock_model().config, prunes=True)
     assert Preparation.from_dict(dict(config.model.preparation)) == OFFICIAL
     assert Preparation.from_dict(spec["preparation"]) == OFFICIAL
-    for key in ("depth_stride", "slab", "image_mean", "image_std", "kv"):
+    for key in ("depth_stride", "slab", "image_mean", "image_std", "leading_space", "kv"):
         assert config.model[key] == spec[key], key
     options = spec["pruner"]["options"]
     assert {k: config.pruner[k] for k in options if k != "hidden"} == {
@@ -168,4 +186,6 @@ def test_the_files_of_the_configuration_are_the_released_profile():
     assert config.pruner.hidden == config.model.text.hidden_size // 8
     finetune = config.task.finetune
     assert (finetune.band.on, finetune.routing) == ("soft", "exclusive")
+    assert (finetune.robust.probability, finetune.robust.exact) == (0.15, False)
     assert (config.evaluation.max_new_tokens, config.trainer.accumulate_grad_batches) == (512, 2)
+    assert config.evaluation.decoding == "checkpoint"
