@@ -35,6 +35,7 @@ ROOMS = (
     "benchmarks",
     "study",
     "cost",
+    "view",
     "commands",
 )
 FORBIDDEN = {

@@ -3,7 +3,7 @@
 A command is a file beside this one with `add_parser(subparsers)`, which adds its parser and ends
 with `parser.set_defaults(run=function)`; `function(args)` returns the exit code. Such a file
 imports nothing heavy at its top, so that `--help` answers at once. Its name goes into `MODULES`;
-one lies in tasks/, since it composes a configuration: it is named here and never imported.
+two lie in tasks/, since they read configurations: they are named here and never imported.
 """
 
 import argparse
@@ -24,6 +24,7 @@ MODULES = (
     "photon.commands.study",
     "photon.commands.surrogate",
     "photon.commands.ask",
+    "tasks.view",
     "tasks.bench",
 )
 

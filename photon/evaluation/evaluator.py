@@ -246,6 +246,8 @@ class Evaluator:
     def _rows(self, condition: Condition, evidence: Evidence, generation: Generation) -> Rows:
         selection = generation.selection
         theta = None if selection is None else selection.theta
+        scores = None if selection is None else selection.scores
+        scores = None if scores is None else generation.on_grids(scores)
         rows = []
         for i, record in enumerate(evidence.batch.records):
             text = self.model.tokenizer.decode(generation.tokens[i], skip_special_tokens=True)
@@ -263,9 +265,15 @@ class Evaluator:
                     kind=record.extra.get("kind"),
                     organ_tokens=None if share is None else int(np.count_nonzero(share)),
                     kept_mask=None if selection is None else np.packbits(keep).tobytes().hex(),
+                    token_scores=None if scores is None else score_bytes(scores[i]).hex(),
                 )
             )
         return rows
+
+
+def score_bytes(scores: torch.Tensor) -> bytes:
+    """Saliencies (V,) in [0, 1] as a byte a token, for pictures."""
+    return (255 * scores.detach().float().clamp(0, 1)).round().to(torch.uint8).numpy().tobytes()
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from photon.batch.batch import VolumeBatch
 from photon.batch.builder import Visual
 from photon.batch.dataset import Collate, Item
 from photon.model.generate import Generation, Reading, answer, read_for, read_on
 from photon.model.photon import PhotonModel
-from photon.pruning.base import Keep, Pruner
+from photon.pruning.base import Keep, Pruner, Selection
 from photon.questions.record import Record
 
 
@@ -53,6 +55,7 @@ class Dialogue:
         self.turns: list[Turn] = []
         self._collate = Collate(model.builder, model.tokenizer, with_answer=False)
         self._first: Reading | None = None
+        self._last: Reading | None = None
 
     def ask(self, question: str, max_new_tokens: int = 64, **choice: Any) -> Turn:
         """The next turn. choice: sampling, num_beams or streamer, as in `generate`."""
@@ -61,20 +64,37 @@ class Dialogue:
             self._first = reading = read_for(self.model, batch, pruner=self.pruner)
         else:
             reading = read_on(self.model, self._first, batch)
+        turn = self._answer(question, reading, max_new_tokens, choice)
+        self._last = reading
+        self.turns.append(turn)
+        return turn
+
+    def again(self, max_new_tokens: int = 64, **choice: Any) -> Turn:
+        """The last turn anew, with the budget that `keep` has by now; nothing is read again."""
+        turn = self._answer(self.turns[-1].question, self._last, max_new_tokens, choice)
+        self.turns[-1] = turn
+        return turn
+
+    def forget(self) -> None:
+        """Begin a new dialogue about the same volumes, which are not read again."""
+        self.turns.clear()
+        self._last = None
+
+    @torch.no_grad()
+    def select(self, keep: Keep) -> Selection:
+        """What the last question would keep at a budget; only the selection runs."""
+        return self.model.select(self._last.trunk, keep, self.pruner)
+
+    def _answer(
+        self, question: str, reading: Reading, max_new_tokens: int, choice: dict[str, Any]
+    ) -> Turn:
         stage = "off" if (self.pruner or self.model.pruner) is None else "hard"
+        end, pruner = self.model.end_id, self.pruner
         generation = answer(
-            self.model,
-            reading,
-            self.model.end_id,
-            max_new_tokens,
-            stage,
-            self.keep,
-            self.pruner,
-            **choice,
+            self.model, reading, end, max_new_tokens, stage, self.keep, pruner, **choice
         )
         text = self.model.tokenizer.decode(generation.tokens[0], skip_special_tokens=True).strip()
-        self.turns.append(Turn(question, text, generation))
-        return self.turns[-1]
+        return Turn(question, text, generation)
 
     def _batch(self, question: str) -> VolumeBatch:
         history = tuple((turn.question, turn.answer) for turn in self.turns)
