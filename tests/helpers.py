@@ -1,11 +1,14 @@
 """Small random models and batches for tests: genuine Qwen shapes in miniature."""
 
+from pathlib import Path
+
 import torch
 
 from photon.batch.builder import BatchBuilder
 from photon.model.photon import PhotonModel
 from photon.pruning.its import PhotonPruner
 from photon.questions.prompts import Prompt
+from photon.questions.record import Record, read_records
 
 VOCAB = 64
 START, IMAGE, VIDEO = 1, 2, 3
@@ -141,3 +144,8 @@ def talkative(model, seed=0):
             layer.self_attn.o_proj.weight.mul_(2)
             layer.mlp.down_proj.weight.mul_(2)
     return model.eval()
+
+
+def load_split(root: str | Path, split: str) -> list[Record]:
+    """Records of one file of a phantom data set."""
+    return read_records(Path(root) / f"{split}.jsonl", root=root, strict=True)[0]

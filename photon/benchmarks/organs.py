@@ -16,7 +16,7 @@ import numpy as np
 from photon.benchmarks.judging import Row, Scored
 from photon.errors import InputError
 from photon.evaluation.intervals import mean_of, measure_of
-from photon.evaluation.overlap import Mask, organ_dissimilarity
+from photon.evaluation.overlap import Mask, kept_mask, organ_dissimilarity
 from photon.questions.label_names import TOTALSEGMENTATOR
 from photon.questions.record import Record
 
@@ -117,9 +117,7 @@ def _add_dissimilarity(scored: Scored, rows: Sequence[Row]) -> None:
     for row in rows:
         organ = organ_of(row)
         if organ is not None and row.get("kept_mask") and row.get("visual_tokens"):
-            packed = np.frombuffer(bytes.fromhex(row["kept_mask"]), dtype=np.uint8)
-            keep = np.unpackbits(packed, count=int(row["visual_tokens"])).astype(bool)
-            masks.append(Mask(str(row["volume"]), organ, keep))
+            masks.append(Mask(str(row["volume"]), organ, kept_mask(row)))
     for pair, found in organ_dissimilarity(masks).items():
         if pair[0] != pair[1]:
             # One value for each pair of organs: the mean over volumes is its only statistic.

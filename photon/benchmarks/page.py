@@ -17,7 +17,7 @@ from photon.benchmarks.benchmark import Benchmark, PaperTable
 from photon.benchmarks.judging import Key, Scored
 from photon.benchmarks.rows import squash
 from photon.benchmarks.scoring import SUMMARY, Column, Columns
-from photon.evaluation.table import aligned
+from photon.evaluation.table import aligned, interval_text
 
 FOLDER = Path(__file__).parent / "paper"
 # How a value of ours is printed in a table of this unit; an unknown unit is an error.
@@ -161,10 +161,7 @@ def _cell(column: Column, scored: Scored, key: Key, unit: str, control: str | No
 def _bootstrap(column: Column, row: tuple[str, str]) -> str:
     measure = column.own.measures.get(row)
     interval = measure.interval() if measure else None
-    if interval is None:
-        return "-"
-    low, high, mean = (f"{100 * v:.1f}" for v in (interval.low, interval.high, interval.mean))
-    return f"{mean} [{low}, {high}]"
+    return interval_text(interval.as_dict() if interval else None)
 
 
 def _controls(entry: Mapping[str, Any], own: str) -> list[str]:
@@ -174,24 +171,17 @@ def _controls(entry: Mapping[str, Any], own: str) -> list[str]:
         if name.split(" | ")[1] not in SUMMARY or mine["value"] is None:
             continue
         label = name.replace(" | ", ", ")
-        seen = _range(mine["seen"], signed=True)
-        body.append([label, own, _range(mine["interval"]), "-", seen, str(mine["n"])])
+        value = interval_text(mine["interval"], digits=2)
+        seen = interval_text(mine["seen"], True, 2)
+        body.append([label, own, value, "-", seen, str(mine["n"])])
         for control, scores in entry["controls"].items():
             other = scores["measures"].get(name)
             if other and other["value"] is not None:
-                difference = _range(other.get("difference"), signed=True)
+                difference = interval_text(other.get("difference"), True, 2)
                 body.append(["", control, f"{100 * other['value']:.2f}", difference, "", ""])
         body.append(None)
     header = ["measure", "condition", "value (95 %)", f"{own} minus it (95 %)", "seen (95 %)", "n"]
     return aligned(header, body[:-1]) if body else ["No closed or summarised measure."]
-
-
-def _range(interval: Mapping[str, float] | None, signed: bool = False) -> str:
-    if interval is None:
-        return "-"
-    form = "+.2f" if signed else ".2f"
-    mean, low, high = (format(100 * interval[k], form) for k in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
 
 
 def _confusion(confusion: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:

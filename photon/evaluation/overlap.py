@@ -13,6 +13,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import jaccard
 
 
 def jaccard_dissimilarity(first: np.ndarray, second: np.ndarray) -> float:
@@ -20,14 +21,19 @@ def jaccard_dissimilarity(first: np.ndarray, second: np.ndarray) -> float:
     first, second = np.asarray(first, bool).ravel(), np.asarray(second, bool).ravel()
     if first.size != second.size:
         raise ValueError(f"masks of {first.size} and {second.size} tokens cannot be compared")
-    union = np.count_nonzero(first | second)
-    return 1.0 - np.count_nonzero(first & second) / union if union else 0.0
+    return float(jaccard(first, second))
 
 
 def random_dissimilarity(first: float, second: float) -> float:
     """What two independent random masks of these keep ratios have, in the limit of many tokens."""
     union = first + second - first * second
     return 1.0 - first * second / union if union > 0 else 0.0
+
+
+def kept_mask(row: Mapping[str, Any]) -> np.ndarray:
+    """Bool [visual tokens] from a prediction row's `kept_mask`."""
+    packed = np.frombuffer(bytes.fromhex(row["kept_mask"]), np.uint8)
+    return np.unpackbits(packed, count=int(row["visual_tokens"])).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -71,14 +77,3 @@ def organ_dissimilarity(masks: Iterable[Mask]) -> dict[tuple[str, str], Dissimil
         count = sum(len(v) for v in found[pair].values())
         out[pair] = Dissimilarity(*means.mean(axis=0).tolist(), count, len(means))
     return out
-
-
-def tokens_by_task(
-    rows: Iterable[Mapping[str, Any]], organ: str | None = None, key: str = "subtask"
-) -> dict[str, tuple[float, int]]:
-    """Mean kept tokens and number of questions per subtask (or task), of one organ (Table 11)."""
-    kept: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if row.get("kept_tokens") is not None and (organ is None or row.get("organ") == organ):
-            kept[str(row.get(key))].append(row["kept_tokens"])
-    return {name: (float(np.mean(v)), len(v)) for name, v in sorted(kept.items())}

@@ -132,10 +132,6 @@ class PredictionWriter:
         """Whether this question is answered already."""
         return str(question_id) in self._done
 
-    def pending(self, records: Sequence[Any]) -> list[Any]:
-        """The records that are not answered yet, in order."""
-        return [record for record in records if not self.has(record.id)]
-
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one answer; ValueError for a question that has one."""
         key = str(row["id"])

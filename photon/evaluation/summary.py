@@ -181,15 +181,13 @@ def _constant_entry(
     return entry
 
 
-def write_report(
-    run_dir: str | Path, metrics: Mapping[str, Any], title: str | None = None, own: str = "photon"
-) -> str:
+def write_report(run_dir: str | Path, metrics: Mapping[str, Any], own: str = "photon") -> str:
     """Write metrics.json and table.md into a run directory, each atomically; return the table.
 
     own: condition of the run's own rows, for the column title ("file" for a foreign file).
     """
     run_dir = Path(run_dir)
-    table = format_table(metrics, title, own)
+    table = format_table(metrics, own)
     write_json(run_dir / "metrics.json", metrics)
     write_text(run_dir / "table.md", table)
     return table

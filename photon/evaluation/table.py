@@ -24,7 +24,7 @@ METRIC_COLUMNS = (
 )
 
 
-def format_table(metrics: Mapping[str, Any], title: str | None = None, own: str = "photon") -> str:
+def format_table(metrics: Mapping[str, Any], own: str = "photon") -> str:
     """Markdown of a metrics dictionary (report.build_metrics), padded for the terminal.
 
     Two tables: subtasks by conditions, and conditions by metrics with their 95 % intervals and the
@@ -32,8 +32,7 @@ def format_table(metrics: Mapping[str, Any], title: str | None = None, own: str 
     """
     conditions = [c for c in TITLES if c in metrics["controls"]]
     conditions += sorted(set(metrics["controls"]) - set(conditions))
-    lines = [f"# {title}", ""] if title else []
-    lines += _subtask_table(metrics, conditions, own)
+    lines = _subtask_table(metrics, conditions, own)
     lines += ["", *_condition_table(metrics, conditions, own), ""]
     if metrics.get("curve"):
         lines += [*curve_table(metrics["curve"]), ""]
@@ -137,11 +136,13 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def interval_text(interval: Mapping[str, float] | None, signed: bool = False) -> str:
+def interval_text(
+    interval: Mapping[str, float] | None, signed: bool = False, digits: int = 1
+) -> str:
     """Mean and interval in percent, "50.0 [40.0, 60.0]"; a dash for None."""
     if interval is None:
         return "-"
-    form = "+.1f" if signed else ".1f"
+    form = f"{'+' if signed else ''}.{digits}f"
     mean, low, high = (format(100 * interval[k], form) for k in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 

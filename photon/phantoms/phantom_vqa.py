@@ -26,7 +26,7 @@ from photon.phantoms.layout import NAMES, PhantomConfig
 from photon.phantoms.patient import Asked, Patient, Written, write_patient
 from photon.questions.candidates import Candidate
 from photon.questions.from_masks import FORMS, Asking
-from photon.questions.record import Record, read_records, write_records
+from photon.questions.record import Record, write_records
 
 VERSION = 1  # of PhantomVQA: raise it with any change of the volumes or questions
 SEED_OFFSET = {"train": 0, "val": 10**7, "test": 2 * 10**7, "test_ood": 3 * 10**7}
@@ -251,9 +251,3 @@ def _find(root: Path, spec: PhantomDataset) -> dict | None:
             )
         return manifest if name == "manifest.json" else None
     return None
-
-
-def load_split(root: str | Path, split: str, reports: bool = False) -> list[Record]:
-    """Records of one split; raises InputError on a damaged file."""
-    suffix = "_reports" if reports else ""
-    return read_records(Path(root) / f"{split}{suffix}.jsonl", root=root, strict=True)[0]

@@ -2,25 +2,19 @@
 
 It is a genuine `Qwen2Tokenizer` (pre-tokenizer, special tokens, chat template), so that code and
 data written for it carry over to Qwen2.5-VL.  The built files are committed in photon/weights/tiny;
-
-    python -m photon.phantoms.tokenizer [--check] [--out FOLDER]
-
-rebuilds them byte for byte, or checks that they are what it would build.
+`python -m photon.phantoms.tokenizer [--out FOLDER]` rebuilds them byte for byte.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
-from photon.errors import InputError
 from photon.phantoms.layout import NAMES
 from photon.questions import templates
 from photon.questions.label_names import (
@@ -169,52 +163,13 @@ def write_tokenizer(folder: str | Path, vocab_size: int = VOCAB_SIZE) -> Qwen2To
     return tokenizer
 
 
-def differing_files(folder: str | Path) -> list[str]:
-    """Names of the files that are absent from `folder` or that a fresh build writes differently.
-
-    Compared byte for byte; of tokenizer_config.json the values that both hold, since versions of
-    transformers write different keys.
-    """
-    folder = Path(folder)
-    with tempfile.TemporaryDirectory() as fresh:
-        write_tokenizer(fresh)
-        wanted = {path.name: path.read_bytes() for path in Path(fresh).iterdir()}
-    different = []
-    for name, content in sorted(wanted.items()):
-        path = folder / name
-        if not path.exists() or not _same(name, path.read_bytes(), content):
-            different.append(name)
-    return different
-
-
-def _same(name: str, old: bytes, new: bytes) -> bool:
-    if name != "tokenizer_config.json":
-        return old == new
-    first, second = json.loads(old), json.loads(new)
-    return all(first[key] == second[key] for key in first.keys() & second.keys())
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Rebuild or check the committed tokenizer; returns the exit code."""
+def main() -> None:
+    """Rebuild the committed tokenizer."""
     prog = "python -m photon.phantoms.tokenizer"
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("--out", type=Path, default=TINY, help="folder (default: the tiny's)")
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    options = parser.parse_args(arguments)
-    try:
-        if options.check:
-            if different := differing_files(options.out):
-                raise InputError(
-                    f"{options.out}: {', '.join(different)} differ from a fresh build; run "
-                    "python -m photon.phantoms.tokenizer"
-                )
-        else:
-            write_tokenizer(options.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    write_tokenizer(parser.parse_args().out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -61,7 +61,6 @@ def build_prompt(
     record: Record,
     tokenizer: PreTrainedTokenizerBase,
     with_answer: bool,
-    system_default: str = SYSTEM,
     leading_space: bool = False,
 ) -> Prompt:
     """The ids equal those of the tokenizer's chat template on the whole conversation (a test).
@@ -84,7 +83,7 @@ def build_prompt(
     def clean(text: str) -> str:
         return escape(text.strip(), tokenizer)
 
-    system = escape(record.system or system_default, tokenizer)
+    system = escape(record.system or SYSTEM, tokenizer)
     head = ids(f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n<|vision_start|>")
     suffix: list[int] = []
     space = " " if leading_space else ""

@@ -92,7 +92,6 @@ _KINDS_OF = {
 }
 SUBTASK_OF = {kind: name for name, kinds in _KINDS_OF.items() for kind in kinds.split()}
 SUBTASKS = tuple(_KINDS_OF)
-LONGITUDINAL = "longitudinal_comparison"  # the subtask of questions about two scans
 REPORT_REQUESTS = ("Describe this scan.", "Write a report of this scan.", "What is in this scan?")
 YES_NO = ("yes", "no")
 SIDES = ("left", "right")

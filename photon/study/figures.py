@@ -47,7 +47,7 @@ DPI = 130
 
 
 def retention_figure(
-    frame: pd.DataFrame, band: tuple[float, float] | None = None, title: str | None = None
+    frame: pd.DataFrame, band: tuple[float, float] | None = None
 ) -> Figure:
     """Retention over training (Figs. 5, 6): ratios and band, theta, band triggers, subtasks.
 
@@ -72,7 +72,7 @@ def retention_figure(
     for ax in axes:
         tidy(ax)
     figure.align_ylabels(axes)
-    figure.suptitle(title or "Token retention during training", fontweight="bold", color=INK)
+    figure.suptitle("Token retention during training", fontweight="bold", color=INK)
     return figure
 
 

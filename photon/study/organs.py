@@ -8,17 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from photon.evaluation.overlap import Mask, organ_dissimilarity, tokens_by_task
+from photon.evaluation.overlap import Mask, kept_mask, organ_dissimilarity
 from photon.evaluation.scores import Row, score_rows
 from photon.evaluation.table import TITLES, aligned, percent
 from photon.study.compare import Section, main_conditions
 from photon.study.runs import Study
-
-
-def kept_mask(row: Row) -> np.ndarray:
-    """Bool [visual tokens] from a prediction row's `kept_mask`."""
-    packed = np.frombuffer(bytes.fromhex(row["kept_mask"]), np.uint8)
-    return np.unpackbits(packed, count=row["visual_tokens"]).astype(bool)
 
 
 def organ_sections(study: Study, variant: str) -> list[Section]:
@@ -44,9 +38,12 @@ def _kept_by(rows: dict[str, list[Row]], key: str, title: str) -> Section | None
     """Tokens, evidence kept and accuracy by a key of the rows."""
     body, data = [], {}
     for condition, part in rows.items():
-        part = [row for row in part if row.get(key) is not None]
-        for name, (tokens, n) in tokens_by_task(part, key=key).items():
-            members = [row for row in part if str(row[key]) == name]
+        groups: dict[str, list[Row]] = {}
+        for row in part:
+            if row.get(key) is not None and row.get("kept_tokens") is not None:
+                groups.setdefault(str(row[key]), []).append(row)
+        for name, members in sorted(groups.items()):
+            tokens, n = _mean(row["kept_tokens"] for row in members), len(members)
             covered = [row for row in members if row["coverage"] is not None]
             ratio = _mean(row["kept_tokens"] / row["visual_tokens"] for row in covered)
             coverage = _mean(row["coverage"] for row in covered)

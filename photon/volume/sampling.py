@@ -116,11 +116,11 @@ def apply_axes(
     return out.add_(fill)
 
 
-def take_axes(array: np.ndarray, indices: list[np.ndarray], fill: int = 0) -> np.ndarray:
-    """Nearest-neighbour counterpart of `apply_axes`: one index vector per axis, -1 means fill."""
+def take_axes(array: np.ndarray, indices: list[np.ndarray]) -> np.ndarray:
+    """Nearest-neighbour counterpart of `apply_axes`: one index vector per axis, -1 gives 0."""
     out = array[np.ix_(*[np.maximum(index, 0) for index in indices])]
     for axis, index in enumerate(indices):
-        out[tuple([slice(None)] * axis + [index < 0])] = fill
+        out[tuple([slice(None)] * axis + [index < 0])] = 0
     return out
 
 

@@ -11,12 +11,13 @@ from photon.evaluation.coverage import token_coverage
 from photon.evaluation.evaluator import Evaluator, random_keep_mask
 from photon.evaluation.views import noise
 from photon.model.photon import PhotonModel
-from photon.phantoms.phantom_vqa import load_split, write_phantom_dataset
+from photon.phantoms.phantom_vqa import write_phantom_dataset
 from photon.pruning.its import PhotonPruner
 from photon.volume.preparation import Preparation
 from photon.volume.store import VolumeStore
 from photon.weights.backbone import backbone_config, new_backbone
 from photon.weights.checkpoints import load_tokenizer
+from tests.helpers import load_split
 from tests.test_configs import compose
 
 SIZE = 56

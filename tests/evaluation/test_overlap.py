@@ -51,15 +51,3 @@ def test_pairs_stay_within_a_volume_and_volumes_weigh_alike():
     half, quarter = 1 - 0.25 / 0.75, 1 - (1 / 16) / (7 / 16)
     assert pair.random == pytest.approx((half + quarter) / 2)
     assert organ_dissimilarity(masks[::-1]) == table
-
-
-def test_tokens_by_task_of_one_organ():
-    rows = [
-        {"organ": "lung", "subtask": "size", "kept_tokens": 40},
-        {"organ": "lung", "subtask": "size", "kept_tokens": 60},
-        {"organ": "liver", "subtask": "size", "kept_tokens": 10},
-        {"organ": "lung", "subtask": "existence", "kept_tokens": 5},
-        {"organ": "lung", "subtask": "existence", "kept_tokens": None},
-    ]
-    assert overlap.tokens_by_task(rows, "lung") == {"existence": (5, 1), "size": (50, 2)}
-    assert overlap.tokens_by_task(rows)["size"] == (pytest.approx(110 / 3), 3)

@@ -66,7 +66,7 @@ def test_a_killed_run_is_continued_without_its_torn_line(tmp_path, cut):
     with pytest.warns(UserWarning, match=r"p\.jsonl:2: the last line is incomplete"):
         writer = PredictionWriter(path)
     assert writer.has("q0") and not writer.has("q1")
-    assert [r.id for r in writer.pending([record(i) for i in range(3)])] == ["q1", "q2"]
+    assert [i for i in range(3) if not writer.has(record(i).id)] == [1, 2]
     writer.write(row(1))
     writer.close()
     assert path.read_bytes() == whole

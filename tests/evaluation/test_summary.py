@@ -111,7 +111,7 @@ def test_numbers_only_are_compared_by_mra():
 
 
 def test_table_reads_in_a_terminal(metrics, tmp_path):
-    table = summary.write_report(tmp_path / "run", metrics, "Demo")
+    table = summary.write_report(tmp_path / "run", metrics)
     assert (tmp_path / "run" / "table.md").read_text() == table
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["metrics.json", "table.md"]

@@ -21,7 +21,6 @@ from photon.phantoms.patient import QUESTION_NAMES, Asked, Patient, write_nifti
 from photon.phantoms.phantom import make_patient
 from photon.phantoms.phantom_vqa import (
     PhantomDataset,
-    load_split,
     patient_records,
     write_phantom_dataset,
 )
@@ -35,6 +34,7 @@ from photon.volume.preparation import Preparation
 from photon.volume.store import VolumeStore
 from photon.weights.checkpoints import load_tokenizer
 from tasks.phantom_data import PhantomData
+from tests.helpers import load_split
 from tests.questions.test_from_masks import Solver, verify
 
 OPTIONS = {
@@ -160,7 +160,7 @@ def test_answers_follow_from_the_files(root, split):
             text = record.choices[record.answer_letter] if record.choices else record.answer
             assert text == solver.solve(record.question), record
             assert record.evidence and set(record.evidence) <= present
-            assert record.subtask == templates.LONGITUDINAL
+            assert record.subtask == "longitudinal_comparison"
 
 
 def test_strata_are_those_of_the_smallest_lesion_in_evidence(root):

@@ -13,8 +13,9 @@ from photon.errors import InputError
 from photon.phantoms import phantom_vqa as module
 from photon.phantoms.layout import BY_NAME, NAMES, PhantomConfig
 from photon.phantoms.patient import write_nifti
-from photon.phantoms.phantom_vqa import load_split, write_phantom_dataset
+from photon.phantoms.phantom_vqa import write_phantom_dataset
 from photon.questions.label_names import display
+from tests.helpers import load_split
 
 CONFIG = PhantomConfig(shape=(56, 56, 56), spacing=6.0)
 OPTIONS = {"workers": 1, "phantom": CONFIG, "questions_per_volume": 12}
@@ -67,7 +68,7 @@ def test_files_on_disk_answer_the_questions(root):
 
 
 def test_reports_state_the_facts(root):
-    reports = load_split(root, "train", reports=True)
+    reports = load_split(root, "train_reports")
     assert len(reports) == 6 * 3
     assert len({report.answer for report in reports}) == len(reports)
     for report in reports:

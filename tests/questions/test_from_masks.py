@@ -240,7 +240,7 @@ def test_phantom_answers_follow_from_the_voxels(seed):
 def test_phantom_questions_cover_every_kind():
     kinds = {r.extra["kind"] for seed in range(25) for r in phantom_records(seed)[0]}
     excluded = {k for k in CONSTANT_KINDS if ":" not in k}
-    two_scans = {k for k, name in templates.SUBTASK_OF.items() if name == templates.LONGITUDINAL}
+    two_scans = {k for k, name in templates.SUBTASK_OF.items() if name == "longitudinal_comparison"}
     assert kinds == set(templates.PHRASES) - excluded - two_scans - {"family_count"}
 
 
@@ -264,7 +264,7 @@ def test_letters_are_shuffled():
 def test_subtasks_get_equal_shares_and_numbers_their_share():
     records = [r for seed in range(20) for r in phantom_records(seed, numeric=0.5)[0]]
     counts = Counter(r.subtask for r in records)
-    assert set(counts) == set(templates.SUBTASKS) - {templates.LONGITUDINAL}
+    assert set(counts) == set(templates.SUBTASKS) - {"longitudinal_comparison"}
     assert min(counts.values()) > 0.6 * max(counts.values()), counts
     measured = [r for r in records if r.subtask == "medical_measurement"]
     share = np.mean([r.value is not None for r in measured])
@@ -398,7 +398,7 @@ def abdomen():
 @pytest.mark.parametrize("seed", range(3))
 def test_real_ct_answers_follow_from_the_voxels(abdomen, seed):
     records = generate_questions(*abdomen, volume="ct/a.nii.gz", asking=Asking(150), seed=seed)
-    subtasks = set(templates.SUBTASKS) - {templates.LONGITUDINAL, "anomaly_detection"}
+    subtasks = set(templates.SUBTASKS) - {"longitudinal_comparison", "anomaly_detection"}
     assert len(records) == 150 and {r.subtask for r in records} - {"anomaly_detection"} == subtasks
     verify(records, Solver(*abdomen, TOTALSEGMENTATOR, {}))
 

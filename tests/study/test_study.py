@@ -8,10 +8,10 @@ import pytest
 
 from photon.commands.cli import main
 from photon.errors import InputError
-from photon.evaluation.overlap import organ_dissimilarity
+from photon.evaluation.overlap import kept_mask, organ_dissimilarity
 from photon.evaluation.summary import build_metrics
 from photon.study.compare import difference
-from photon.study.organs import _mask, kept_mask
+from photon.study.organs import _mask
 from photon.study.report import sections
 from photon.study.runs import read_study, variant_names
 
