@@ -19,7 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import tasks.precision  # noqa: F401  (registers a resolver)
-from photon.annotations import Seed, Share, hints_of, mistakes
+from photon.annotations import NonNegative, Seed, hints_of, mistakes
 from photon.cost.plan import Assumed
 from photon.errors import InputError, did_you_mean
 from tasks.evaluate import Evaluation
@@ -40,7 +40,7 @@ class RunConfig:
 
     name: str
     seed: Seed
-    phases: dict[str, Share]
+    phases: dict[str, NonNegative]  # shares of trainer.max_steps; one may be longer
     model: dict[str, Any]
     dataset: dict[str, Any]
     task: dict[str, Any]
