@@ -48,23 +48,26 @@ class Kind:
     """What may stand at a place.
 
     title: in a message. packages: where it must be defined. base: "module:Class" whose subclasses
-    may stand there; without one, only `names`, callables by their full path. has: a method that a
-    class needs, where there is no common base. hints: of a library's arguments.
+    may stand there; without one, only `names`, callables by their full path. has: methods of which
+    a class needs one, where there is no common base. hints: of a library's arguments.
     """
 
     title: str
     packages: tuple[str, ...]
     base: str = ""
     names: tuple[str, ...] = ()
-    has: str = ""
+    has: tuple[str, ...] = ("__init__",)
     hints: Mapping[str, Any] = field(default_factory=dict)
 
 
 _READER = Kind("a benchmark", ("photon.benchmarks",), "photon.benchmarks.benchmark:Benchmark")
+# One pruner selects, a list of them has a first.
+_PRUNER = Kind("a pruner", ("photon.pruning",), "torch.nn:Module", has=("select", "first"))
 # Keys of a place; `*` is any one name, `#` an index of a list.
 PLACES: dict[str, Kind] = {
     "model": Kind("a model", (), names=("photon.weights.checkpoints.build_model",)),
-    "pruner": Kind("a pruner", ("photon.pruning",), "torch.nn:Module", has="select"),
+    "pruner": _PRUNER,
+    "pruner.stages.*": _PRUNER,
     "dataset": Kind("a data set", ("tasks",), "tasks.datamodule:QuestionData"),
     "dataset.reader": _READER,
     "dataset.reader.parts.*": _READER,
@@ -156,7 +159,7 @@ def _is_a(found: Any, kind: Kind) -> bool:
     base = base if inspect.isclass(base) else base()
     home = f"{found.__module__}."
     owned = any(home.startswith(f"{package}.") for package in kind.packages)
-    return owned and issubclass(found, base) and hasattr(found, kind.has or "__init__")
+    return owned and issubclass(found, base) and any(hasattr(found, name) for name in kind.has)
 
 
 def _import(path: str) -> Any:
