@@ -167,6 +167,24 @@ class QuestionData(LightningDataModule):
 
         return [r for r in records if all(map(ready, r.volumes, r.label_maps))]
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a split `val` to validate on while it trains."""
+        return False
+
+    def validation_items(self, volumes: int, questions: int) -> VolumeQuestions:
+        """The first volumes of the split `val`, with at most so many questions each."""
+        records = self.records("val")
+        first = set(list(dict.fromkeys(record.volumes for record in records))[:volumes])
+        return VolumeQuestions(
+            [record for record in records if record.volumes in first],
+            self.store,
+            self.root,
+            questions,
+            with_labels=True,
+            seed=self.seed,
+        )
+
     def prepare_data(self) -> None:
         for kind in self.kinds:
             self.prepare_volumes("train", kind)
@@ -260,6 +278,10 @@ class RecordData(QuestionData):
         sizes = (volumes_per_batch, questions_per_volume, sampling, workers)
         super().__init__(folder, store, seed, *sizes)
         self.files = files
+
+    @property
+    def has_validation(self) -> bool:
+        return self.files["val"] is not None
 
     def check(self, split: str) -> None:
         self.require_kinds(self.records(split))

@@ -75,6 +75,10 @@ class PhantomData(QuestionData):
             "ood": dict(ood or {}),
         }
 
+    @property
+    def has_validation(self) -> bool:
+        return self.spec["n_val"] > 0
+
     def path(self, split: str, kind: Kind = "questions") -> Path:
         if split not in SPLITS:
             raise InputError(f"phantoms have no split {split!r}: choose of {', '.join(SPLITS)}")
