@@ -91,6 +91,13 @@ def mistakes(key: str, value: Any, hint: Any) -> Iterator[str]:
         yield f"{key}: {value!r} is not {spell(hint)}{near}"
 
 
+def check(owner: Any) -> None:
+    """Raise ValueError where a field of a dataclass is not what its annotation allows."""
+    for name, hint in hints_of(type(owner)).items():
+        for text in mistakes(name, getattr(owner, name), hint):
+            raise ValueError(f"{type(owner).__name__}: {text}")
+
+
 def of_dataclass(key: str, value: Mapping[str, Any], kind: type) -> Iterator[str]:
     """Mistakes of the fields of a dataclass; where there are none, what it says of them itself."""
     found = list(_of_fields(key, value, kind))

@@ -17,7 +17,7 @@ from photon.benchmarks.benchmark import Benchmark, PaperTable
 from photon.benchmarks.judging import Key, Scored
 from photon.benchmarks.rows import squash
 from photon.benchmarks.scoring import SUMMARY, Column, Columns
-from photon.evaluation.table import aligned, interval_text
+from photon.evaluation.table import TITLES, aligned, interval_text
 
 FOLDER = Path(__file__).parent / "paper"
 # How a value of ours is printed in a table of this unit; an unknown unit is an error.
@@ -178,7 +178,8 @@ def _controls(entry: Mapping[str, Any], own: str) -> list[str]:
             other = scores["measures"].get(name)
             if other and other["value"] is not None:
                 difference = interval_text(other.get("difference"), True, 2)
-                body.append(["", control, f"{100 * other['value']:.2f}", difference, "", ""])
+                title = TITLES.get(control, control)
+                body.append(["", title, f"{100 * other['value']:.2f}", difference, "", ""])
         body.append(None)
     header = ["measure", "condition", "value (95 %)", f"{own} minus it (95 %)", "seen (95 %)", "n"]
     return aligned(header, body[:-1]) if body else ["No closed or summarised measure."]

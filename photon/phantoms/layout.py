@@ -7,15 +7,17 @@ The sizes, steps and lesion radii follow what a tiny model was measured to learn
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import numpy as np
 
-from photon.annotations import Count, NonNegative, Positive, Share
+from photon.annotations import NonNegative, Positive, Range, Share, check
 
 VERSION = 2
 SIZES = ("small", "normal", "large")
 ATTENUATIONS = ("low", "normal", "high")
 GRID = 112.0
+Side = Annotated[int, Range(28)]  # voxels
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class PhantomConfig:
     lesion_radius: range in layout units.
     """
 
-    shape: tuple[Count, Count, Count] = (112, 112, 112)
+    shape: tuple[Side, Side, Side] = (112, 112, 112)
     spacing: tuple[Positive, Positive, Positive] | Positive = (3.0, 3.0, 3.0)
     field: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
     size_factors: tuple[Positive, Positive, Positive] = (0.8, 1.0, 1.22)
@@ -86,13 +88,8 @@ class PhantomConfig:
         for key, value in vars(self).items():  # lists of a YAML file
             if not isinstance(value, int | float | str):
                 object.__setattr__(self, key, tuple(value))
-        if min(self.shape) < 28 or min(self.spacing) <= 0 or min(self.field) <= 0:
-            raise ValueError(
-                f"PhantomConfig: shape {self.shape}, spacing {self.spacing} mm and field "
-                f"{self.field} are illegal; each extent must be at least 28 voxels, spacing and "
-                "field above 0"
-            )
-        if not 0 < self.lesion_radius[0] <= self.lesion_radius[1]:
+        check(self)
+        if self.lesion_radius[0] > self.lesion_radius[1]:
             raise ValueError(
                 f"PhantomConfig: lesion_radius={self.lesion_radius} must be (smallest, largest)"
             )
@@ -101,14 +98,11 @@ class PhantomConfig:
                 f"PhantomConfig: orientation={self.orientation!r} must be three letters, one of "
                 "L or R, one of A or P, one of I or S"
             )
-        if len(self.lesion_probabilities) != 3 or abs(sum(self.lesion_probabilities) - 1) > 1e-6:
+        if abs(sum(self.lesion_probabilities) - 1) > 1e-6:
             raise ValueError(
                 f"PhantomConfig: lesion_probabilities={self.lesion_probabilities} must be three "
                 "numbers (0, 1 and 2 lesions) that sum to 1"
             )
-        for key in ("missing_probability", "effusion_probability"):
-            if not 0.0 <= getattr(self, key) <= 1.0:
-                raise ValueError(f"PhantomConfig: {key}={getattr(self, key)} must lie in [0, 1]")
 
     @property
     def scale(self) -> np.ndarray:

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from photon.annotations import Count, Fraction, Positive, Share, Whole, check
 from photon.errors import InputError
 from photon.files import write_json
 from photon.phantoms.language_prior import Thinning
 from photon.phantoms.layout import NAMES, PhantomConfig
 from photon.phantoms.patient import Asked, Patient, Written, write_patient
 from photon.questions.candidates import Candidate
-from photon.questions.from_masks import FORMS, Asking
+from photon.questions.from_masks import FORMS, Asking, Form
 from photon.questions.record import Record, write_records
 
 VERSION = 1  # of PhantomVQA: raise it with any change of the volumes or questions
@@ -44,19 +45,19 @@ class PhantomDataset:
     is of the stratum "large". ood: what differs in `test_ood`.
     """
 
-    n_train: int = 400
-    n_val: int = 32
-    n_test: int = 64
-    n_ood: int = 0
-    seed: int = 0
-    follow_up: float = 0.0
-    questions_per_volume: int = 24
-    questions_per_pair: int = 16
-    reports: int = 3
-    forms: tuple[str, ...] = FORMS
-    numeric: float = 0.15
-    prior: float = 0.0
-    large_lesion: float = 36.0
+    n_train: Whole = 400
+    n_val: Whole = 32
+    n_test: Whole = 64
+    n_ood: Whole = 0
+    seed: Whole = 0
+    follow_up: Share = 0.0
+    questions_per_volume: Count = 24
+    questions_per_pair: Count = 16
+    reports: Whole = 3
+    forms: tuple[Form, ...] = FORMS
+    numeric: Share = 0.15
+    prior: Fraction = 0.0
+    large_lesion: Positive = 36.0
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
     ood: Mapping[str, object] = field(default_factory=dict)
 
@@ -64,10 +65,8 @@ class PhantomDataset:
         object.__setattr__(self, "forms", tuple(self.forms))
         if not isinstance(self.phantom, PhantomConfig):
             object.__setattr__(self, "phantom", PhantomConfig(**self.phantom))
+        check(self)
         self.asking(pair=False)
-        if not 0.0 <= self.follow_up <= 1.0:
-            raise ValueError(f"follow_up={self.follow_up} must lie in [0, 1]")
-        Thinning([], self.prior)
         replace(self.phantom, **self.ood)
 
     def asking(self, pair: bool) -> Asking:

@@ -10,9 +10,11 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
+from photon.annotations import Count, Share, check
 from photon.questions import templates
 from photon.questions.candidates import (
     Candidate,
@@ -27,7 +29,8 @@ from photon.questions.measure import Scene, measure
 from photon.questions.record import LETTERS, Record, choice_text
 from photon.questions.spatial import comparison_candidates, location_candidates
 
-FORMS = ("choice", "free")
+Form = Literal["choice", "free"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclass(frozen=True)
@@ -45,21 +48,18 @@ class Asking:
     Raises ValueError on an unknown form or subtask and on illegal numbers.
     """
 
-    count: int = 24
-    forms: Sequence[str] = FORMS
+    count: Count = 24
+    forms: Sequence[Form] = FORMS
     subtasks: Sequence[str] = templates.SUBTASKS
-    numeric: float = 0.5
+    numeric: Share = 0.5
     evenly: Sequence[str] = ("kind", "answer_class")
 
     def __post_init__(self) -> None:
+        check(self)
         for key, legal in (("forms", FORMS), ("subtasks", templates.SUBTASKS)):
             chosen = list(getattr(self, key))
             if not chosen or set(chosen) - set(legal):
                 raise ValueError(f"{key}={chosen} must be a non-empty part of {list(legal)}")
-        if self.count < 1:
-            raise ValueError(f"the number of questions is {self.count}, and at least 1 is needed")
-        if not 0.0 <= self.numeric <= 1.0:
-            raise ValueError(f"numeric={self.numeric} must lie in [0, 1]")
 
     def choose(self, candidates: Iterable[Candidate], rng: np.random.Generator) -> list[Candidate]:
         """Up to `count` of the candidates."""

@@ -100,7 +100,7 @@ def test_the_text_has_the_papers_layout_controls_and_labels(columns, metrics):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[3] == "90.00" and cells[head.index("constant: train, per task")] == "66.67"
     assert cells[head.index("paper: Finetuned/Photon 3B")] == "83.07"
-    assert "question_only" in text and "+23.33 [" in text
+    assert "question only (ood)" in text and "+23.33 [" in text
     assert "not reproduced here" in text
     assert text.isascii() and "not computed" not in text  # no open question was asked
 

@@ -238,7 +238,7 @@ def test_another_scanner_shows_the_same_patient():
         ({"orientation": "LPX"}, "orientation='LPX'"),
         ({"lesion_radius": (8.0, 4.0)}, "smallest, largest"),
         ({"lesion_probabilities": (0.5, 0.5, 0.5)}, "sum to 1"),
-        ({"missing_probability": 1.5}, r"missing_probability=1.5 must lie in \[0, 1\]"),
+        ({"missing_probability": 1.5}, r"missing_probability: 1.5 is not float in \[0, 1\]"),
     ],
 )
 def test_illegal_configuration(change, message):

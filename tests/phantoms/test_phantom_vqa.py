@@ -347,10 +347,10 @@ def test_both_scans_reach_the_batch(root, tmp_path):
 
 def test_wrong_settings_are_named(tmp_path):
     for options, message in (
-        ({"follow_up": 1.5}, "follow_up=1.5"),
-        ({"prior": 1.0}, "prior=1.0"),
+        ({"follow_up": 1.5}, "follow_up: 1.5"),
+        ({"prior": 1.0}, "prior: 1.0"),
         ({"ood": {"shape": (4, 4, 4)}}, "at least 28"),
-        ({"forms": ("essay",)}, "forms="),
+        ({"forms": ("essay",)}, "forms: "),
     ):
         with pytest.raises(ValueError, match=message):
             PhantomDataset(**options)
