@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -194,8 +195,9 @@ def _plain(text: str | None) -> str | None:
 class Benchmark:
     """One benchmark and its settings; `dataset.reader` of the configuration.
 
-    A subclass gives `facts` and `_read`; one that is scored by its own rules gives `protocols`,
-    `differences`, `score` and the tables of the paper that it fills as well.
+    A subclass gives `facts` and, where a row is a record, `columns`, `_files` and `_record`, else
+    `_read`; one that is scored by its own rules gives `protocols`, `differences`, `score` and the
+    tables of the paper that it fills as well.
 
     Args:
         root: folder that all paths are relative to, those in records too.
@@ -207,6 +209,7 @@ class Benchmark:
     prompt: Prompt = "paper"
 
     facts: ClassVar[Facts]
+    columns: ClassVar[tuple[str, ...]] = ()  # that every row has, as `rows.squash` spells them
     protocols: ClassVar[tuple[str, ...]] = ()  # none: answers are scored as any data set's are
     differences: ClassVar[str] = ""  # between the protocols, in a sentence or two for the report
     tables: ClassVar[tuple[PaperTable, ...]] = ()
@@ -228,6 +231,16 @@ class Benchmark:
         return reading
 
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
+        """Add a split: a record of every row of its files, unless overridden."""
+        for path in self._files(split):
+            reading.table(path, self.columns, partial(self._record, split))
+
+    def _files(self, split: str) -> Iterable[Path]:
+        """Files of a split as published, there or not."""
+        raise NotImplementedError
+
+    def _record(self, split: str, row: Row, line: int) -> Record | None:
+        """What a row says; None for one that the settings leave out, BadRow for a bad one."""
         raise NotImplementedError
 
     def expected(self, split: str, kind: Kind = "questions") -> int | None:

@@ -9,16 +9,15 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from photon.benchmarks.benchmark import (
     BadRow,
     Benchmark,
     Facts,
-    Kind,
     PaperTable,
-    Reading,
     choice_fields,
     inside,
     need,
@@ -40,7 +39,6 @@ TYPES = {  # code -> task, title in Table 10
     "TP": ("temporal", "Temp.-Present"),  # the paper's name; the benchmark's is "previous"
 }
 FOLDED = {"C": "Acc_C", "T": "Acc_T", "D": "Acc_D"}
-_COLUMNS = ("video", "question", "answer", "qid", "type", "a0", "a1", "a2", "a3", "a4")
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ class NextQA(Benchmark):
         media="video",
     )
 
+    columns = ("video", "question", "answer", "qid", "type", "a0", "a1", "a2", "a3", "a4")
     protocols = ("official", "paper", "strict")
     tables = (PaperTable(10, "NExT-QA"),)
     differences = (
@@ -81,8 +80,8 @@ class NextQA(Benchmark):
         'questions as "next"; strict reads the one option that the answer names in any form.'
     )
 
-    def _read(self, reading: Reading, split: str, kind: Kind) -> None:
-        reading.table(self.path(self.files, f"{split}.csv"), _COLUMNS, partial(self._record, split))
+    def _files(self, split: str) -> list[Path]:
+        return [self.path(self.files, f"{split}.csv")]
 
     @cached_property
     def _videos(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from photon.benchmarks.benchmark import (
@@ -34,7 +34,6 @@ from photon.benchmarks.rows import Row
 from photon.questions.record import Record
 
 _FILES = {"train": "train.json", "val": "validate.json", "test": "test.json"}
-_COLUMNS = ("imgname", "question", "answer", "qlang", "modality", "answertype", "qid")
 # Both languages on one word; only whole answers are replaced, never a word inside one.
 SYNONYMS = {
     "yes": "yes true correct \u662f \u662f\u7684 \u5bf9 \u6709 \u5b58\u5728 \u6b63\u786e "
@@ -86,6 +85,7 @@ class Slake(Benchmark):
         media="image",
     )
 
+    columns = ("imgname", "question", "answer", "qlang", "modality", "answertype", "qid")
     protocols = ("official", "lenient", "strict")
     tables = (PaperTable(9, "MedFrameQA and SLAKE after training"),)
     differences = (
@@ -102,16 +102,18 @@ class Slake(Benchmark):
         parts = (split, self.modality, None if both else self.languages[0])
         return self.facts.counts.get(" ".join(part for part in parts if part))
 
+    def _files(self, split: str) -> list[Path]:
+        return [self.path(self.files, _FILES[split])]
+
     def _read(self, reading: Reading, split: str, kind: Kind) -> None:
-        file = self.path(self.files, _FILES[split])
-        reading.table(file, _COLUMNS, partial(self._record, split))
+        super()._read(reading, split, kind)
         if split == "test" and len(self.languages) > 1:
             self._note_shared(reading)
 
     def _note_shared(self, reading: Reading) -> None:
         """Say how many test questions are about images of training, in whatever language."""
-        train, file = Reading(), self.path(self.files, _FILES["train"])
-        train.table(file, _COLUMNS, partial(self._record, "train"))
+        train, file = Reading(), self._files("train")[0]
+        super()._read(train, "train", "questions")
         images = {record.volume for record in train.records}
         shared = sum(record.volume in images for record in reading.records)
         if shared:
