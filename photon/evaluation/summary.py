@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +22,7 @@ def retention_summary(rows: Sequence[Row]) -> dict[str, Any]:
 
     Rows without counts (a foreign file) are left out; everything is None if all are.
     """
-    counted = [r for r in rows if r.get("kept_tokens") is not None and r.get("visual_tokens")]
-    by_subtask = {name: _retention(group) for name, group in _by_subtask(counted).items()}
-    return {**_retention(counted), "by_subtask": by_subtask}
-
-
-def _by_subtask(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
-    for name, row in zip(subtask_names(rows), rows, strict=True):
-        groups.setdefault(name, []).append(row)
-    return dict(sorted(groups.items()))
-
-
-def _retention(rows: Sequence[Row]) -> dict[str, Any]:
-    if not rows:
-        keys = ("keep_ratio", "kept_tokens", "visual_tokens", "theta")
-        return {"n": 0, **dict.fromkeys(keys)}
-    kept = np.array([r["kept_tokens"] for r in rows], dtype=float)
-    visual = np.array([r["visual_tokens"] for r in rows], dtype=float)
-    thetas = [r["theta"] for r in rows if r.get("theta") is not None]
-    return {
-        "n": len(rows),
-        "keep_ratio": float((kept / visual).mean()),
-        "kept_tokens": float(kept.mean()),
-        "visual_tokens": float(visual.mean()),
-        "theta": float(np.mean(thetas)) if thetas else None,
-    }
+    return _in_parts([r for r in rows if _keep_ratio(r) is not None], _retention)
 
 
 def coverage_summary(rows: Sequence[Row]) -> dict[str, Any]:
@@ -54,14 +30,39 @@ def coverage_summary(rows: Sequence[Row]) -> dict[str, Any]:
 
     random: mean keep ratio of the same questions, the expectation for tokens kept at random.
     """
-    covered = [r for r in rows if r.get("coverage") is not None]
 
-    def mean(chosen: Sequence[Row]) -> dict[str, Any]:
-        recall = float(np.mean([r["coverage"] for r in chosen])) if chosen else None
-        return {"n": len(chosen), "mean": recall, "random": _retention(chosen)["keep_ratio"]}
+    def recall(chosen: Sequence[Row]) -> dict[str, Any]:
+        return _means(chosen, mean=itemgetter("coverage"), random=_keep_ratio)
 
-    by_subtask = {name: mean(group) for name, group in _by_subtask(covered).items()}
-    return {**mean(covered), "by_subtask": by_subtask}
+    return _in_parts([r for r in rows if r.get("coverage") is not None], recall)
+
+
+def _retention(rows: Sequence[Row]) -> dict[str, Any]:
+    columns = {key: methodcaller("get", key) for key in ("kept_tokens", "visual_tokens", "theta")}
+    return _means(rows, keep_ratio=_keep_ratio, **columns)
+
+
+def _keep_ratio(row: Row) -> float | None:
+    kept, visual = row.get("kept_tokens"), row.get("visual_tokens")
+    return None if kept is None or not visual else kept / visual
+
+
+def _means(rows: Sequence[Row], **values: Callable[[Row], float | None]) -> dict[str, Any]:
+    """n, and the mean of each value over the rows that have it; None where none has."""
+    out: dict[str, Any] = {"n": len(rows)}
+    for name, value in values.items():
+        known = [v for v in map(value, rows) if v is not None]
+        out[name] = float(np.mean(known)) if known else None
+    return out
+
+
+def _in_parts(rows: Sequence[Row], summary: Callable[[Sequence[Row]], dict]) -> dict[str, Any]:
+    """The summary of all rows, and under by_subtask that of each subtask's."""
+    groups: dict[str, list[Row]] = {}
+    for name, row in zip(subtask_names(rows), rows, strict=True):
+        groups.setdefault(name, []).append(row)
+    by_subtask = {name: summary(group) for name, group in sorted(groups.items())}
+    return {**summary(rows), "by_subtask": by_subtask}
 
 
 def build_metrics(
@@ -124,7 +125,7 @@ def budget_curve(budgets: Mapping[str, Sequence[Row]], seed: int = 0) -> list[di
                 "accuracy": measures[name].value(),
                 "interval": _plain(measures[name].interval(seed=seed)),
                 "difference": _plain(photon and photon.minus(measures[name], seed=seed)),
-                "retention": _retention([r for r in rows if r.get("visual_tokens")]),
+                "retention": _retention([r for r in rows if _keep_ratio(r) is not None]),
                 "coverage": coverage_summary(rows),
             }
         )
