@@ -8,11 +8,13 @@ from omegaconf import DictConfig
 from photon.errors import InputError
 from photon.evaluation.provenance import file_hash
 from photon.evaluation.shards import Shard
+from tasks.datamodule import QuestionData
 from tasks.entry import main
 from tasks.evaluate import Evaluation, evaluate, score_files
 from tasks.loading import load_model, weights_of
 from tasks.rundir import config_hash, is_finished, open_run
 from tasks.schema import EvalConfig, check_config, instantiate, to_plain
+from tasks.tracking import begin, publish
 
 
 def run(composed: DictConfig) -> None:
@@ -40,10 +42,21 @@ def run(composed: DictConfig) -> None:
     if answers:
         if shard.rank == 0:  # nothing to divide
             score_files(answers, data, evaluation, run_dir, digest)
+            track(config, run_dir, data, evaluation.split)
         return
     model = load_model(config)
     named = {"checkpoint": config["ckpt"] or config["model"]["pretrained"]}
-    evaluate(model, data, evaluation, run_dir, digest, config["seed"], shard, **named)
+    done = evaluate(model, data, evaluation, run_dir, digest, config["seed"], shard, **named)
+    if done is not None:
+        track(config, run_dir, data, evaluation.split, model)
+
+
+def track(config: dict, run_dir: Path, data: QuestionData, split: str, model=None) -> None:
+    """Tell the loggers of the configuration, if any, what came out."""
+    nodes = (config.get("logger") or {}).items()
+    loggers = [instantiate(node, f"logger.{name}", folder=run_dir) for name, node in nodes]
+    begin(loggers, config, "eval")
+    publish(loggers, run_dir, data, split, model)
 
 
 def content_hash(source: Path) -> str:

@@ -20,6 +20,7 @@ from tasks.progress import StepProgress
 from tasks.rundir import is_finished, open_run
 from tasks.schema import build_model, check_config, check_strategy, instantiate, to_plain
 from tasks.sharding import whole
+from tasks.tracking import begin
 
 
 def run(composed: DictConfig) -> None:
@@ -55,6 +56,7 @@ def fit(config: dict, phase: str, model: PhotonModel, data: QuestionData, folder
     callbacks = [instantiate(c, f"callbacks.{k}") for k, c in config["callbacks"].items() if c]
     if options.get("enable_progress_bar", True):
         callbacks.append(StepProgress(f"phase {phase}"))
+    finish_loggers()  # of the phase before; the last one's are told the results, too
     loggers = [instantiate(c, f"logger.{k}", folder=folder) for k, c in config["logger"].items()]
     supplied = {"callbacks": callbacks, "logger": loggers, "default_root_dir": folder}
     trainer = instantiate(options, "trainer", **supplied)
@@ -62,8 +64,8 @@ def fit(config: dict, phase: str, model: PhotonModel, data: QuestionData, folder
     data.bind(model, task.reads, task.collate)
     checkpoint = checkpoint_path(folder)
     resume = str(checkpoint) if has_checkpoint(checkpoint) else None
+    begin(loggers, config, phase)
     trainer.fit(task, datamodule=data, ckpt_path=resume)
-    finish_loggers()
     return trainer
 
 

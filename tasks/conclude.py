@@ -17,6 +17,7 @@ from tasks.datamodule import QuestionData
 from tasks.evaluate import Evaluation, evaluate
 from tasks.progress import say
 from tasks.rundir import config_hash, write_status
+from tasks.tracking import publish
 
 
 def conclude(
@@ -40,6 +41,8 @@ def conclude(
     model.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
     evaluate(model, data, evaluation, run_dir, digest, config["seed"], part, name=config["name"])
     meet()  # the first process started the others, and ends last
+    if part.rank == 0:
+        publish(trainer.loggers, run_dir, data, evaluation.split, model)
 
 
 def meeting() -> Callable[[], None]:

@@ -83,12 +83,17 @@ def point_name(overrides: str) -> str:
     Values with a slash or of more than 40 characters are left to a hash over all of them, which
     keeps two points apart.
     """
-    parts = re.split(r",(?=[\w.@/+~]+=)", overrides)
+    parts = split_overrides(overrides)
     short = [part for part in parts if "/" not in part and len(part) <= 40]
     while len(",".join(short)) > LONGEST:
         short.pop()
     digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
     return redact(",".join(short if short == parts else [*short, digest]))
+
+
+def split_overrides(overrides: str) -> list[str]:
+    """["key=value", ...] of Hydra's "key=value,key=value", whose values may hold commas."""
+    return re.split(r",(?=[\w.@/+~]+=)", overrides) if overrides else []
 
 
 guard()

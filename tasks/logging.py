@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from photon.errors import InputError
 from photon.files import replacing
+from tasks.entry import split_overrides
+from tasks.trust import redact
 
 
 class CsvLog(Logger):
@@ -91,23 +96,29 @@ def wandb_log(
     folder: str | Path,
     project: str = "photon",
     group: str | None = None,
-    tags: Iterable[str] = (),
+    tags: Sequence[str] = (),
+    export: bool = False,
 ) -> WandbLogger:
     """W&B logger of the run in `folder`: online if WANDB_API_KEY is set, else files to sync later.
 
-    The id follows from the folder, so that a resumed run continues its own W&B run.
+    The id follows from the folder, so that a resumed run continues its own W&B run. export: the
+    weights become an artifact when the run ends. Without a group, the points of a sweep are grouped
+    by experiment and ablation, and the phases of a run by its name.
     """
     import wandb
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     offline = "WANDB_API_KEY" not in os.environ
+    place = _place(folder)
     logger = WandbLogger(
         project=project,
-        group=group,
-        tags=list(tags),
-        name=folder.name,
-        id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12],
+        group=group or place["group"],
+        job_type=place["job_type"],
+        tags=[*tags, *place["tags"]],
+        name=place["name"],
+        id=os.environ.get("WANDB_RUN_ID")  # an agent of a W&B sweep has chosen it
+        or hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12],
         resume="allow",
         save_dir=str(folder),
         offline=offline,
@@ -116,4 +127,48 @@ def wandb_log(
     )
     # Lightning passes it always, and W&B warns that it means nothing any more.
     logger._wandb_init.pop("anonymous", None)
+    logger.export = export
     return logger
+
+
+def _place(folder: Path) -> dict[str, Any]:
+    """Name, group, job type and tags of the run in `folder`, as the command line made it."""
+    if not HydraConfig.initialized():
+        return {"name": folder.name, "group": None, "job_type": None, "tags": []}
+    hydra = HydraConfig.get()
+    run = Path(hydra.runtime.output_dir)
+    phase = "" if run.resolve() == folder.resolve() else folder.name
+    swept = hydra.mode == RunMode.MULTIRUN
+    choices = [hydra.runtime.choices.get(key) for key in ("experiment", "ablation")]
+    overrides = redact(hydra.job.override_dirname)
+    return {
+        "name": f"{run.name}-{phase}" if phase else run.name,
+        "group": "/".join(filter(None, choices)) if swept else run.name,
+        "job_type": phase or hydra.job.name,
+        "tags": [word[:64] for word in split_overrides(overrides)] if swept else [],
+    }
+
+
+def tensorboard_log(folder: str | Path) -> Logger:
+    """TensorBoard's files in the run directory (`pip install tensorboard`)."""
+    return _lightnings(
+        "TensorBoardLogger", "tensorboard", save_dir=str(folder), name="", version=""
+    )
+
+
+def mlflow_log(folder: str | Path, experiment: str = "photon", uri: str | None = None) -> Logger:
+    """MLflow: a server at `uri`, or files in the run directory (`pip install mlflow`)."""
+    where = {"tracking_uri": uri} if uri else {"save_dir": str(Path(folder) / "mlruns")}
+    name = _place(Path(folder))["name"]
+    return _lightnings("MLFlowLogger", "mlflow", experiment_name=experiment, run_name=name, **where)
+
+
+def _lightnings(kind: str, package: str, **options: Any) -> Logger:
+    from lightning.pytorch import loggers
+
+    try:
+        return getattr(loggers, kind)(**options)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"logger={package}: {package} is not installed: pip install {package}, or take another"
+        ) from error

@@ -88,7 +88,7 @@ PLACES: dict[str, Kind] = {
         "a logger",
         ("lightning.pytorch.loggers", "tasks.logging"),
         "lightning.pytorch.loggers:Logger",
-        names=("tasks.logging.wandb_log",),
+        names=tuple(f"tasks.logging.{n}_log" for n in ("wandb", "tensorboard", "mlflow")),
     ),
     "trainer": Kind(
         "the trainer", ("lightning.pytorch",), names=("lightning.pytorch.Trainer",), hints=_TRAINER

@@ -64,6 +64,7 @@ class EvalConfig:
     model: dict[str, Any] | None = None
     pruner: dict[str, Any] | None = None
     predictions: str | list[str] | None = None
+    logger: dict[str, Any] | None = None
     device: str = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     attention: Literal["auto", "sdpa", "flash", "varlen"] = "auto"
@@ -73,7 +74,7 @@ def supplied_arguments(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Arguments that `train.py` itself hands to the targets of a `RunConfig`, by key."""
     ours = {
         f"logger.{name}": ("folder",)
-        for name, node in config.get("logger", {}).items()
+        for name, node in (config.get("logger") or {}).items()
         if str(node.get("_target_")).startswith("tasks.")
     }
     phases = {f"task.{name}": ("model",) for name in config.get("task", {})}
