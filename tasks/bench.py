@@ -64,6 +64,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     growth.add_argument("--rounds", type=int, default=5, help="of all cases in turn")
     growth.add_argument("--out", metavar="FOLDER", help="write growth.json and growth.png here")
     growth.set_defaults(run=run_growth)
+    pruning = parts.add_parser(
+        "pruning",
+        help="the tables of pruning methods, over several seeds",
+        description="Of runs of `eval.py benchmark=pruning` with the same conditions; a question's "
+        "value is its mean over the runs. Written into the first.",
+    )
+    pruning.add_argument("runs", nargs="+", metavar="RUN", help="their folders")
+    pruning.set_defaults(run=run_pruning)
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -130,6 +138,20 @@ def run_growth(args: argparse.Namespace) -> int:
     print(growth_text(report))
     if args.out:
         save_growth(report, Path(args.out))
+    return 0
+
+
+def run_pruning(args: argparse.Namespace) -> int:
+    """Write and print the tables; returns 0."""
+    import json
+    from pathlib import Path
+
+    from photon.study.pruning_report import write_benchmark
+
+    runs = [Path(run) for run in args.runs]
+    stored = runs[0] / "pruning.json"
+    notes = json.loads(stored.read_text())["notes"] if stored.is_file() else {}
+    print(write_benchmark(runs, notes | {"runs": ", ".join(args.runs)}))
     return 0
 
 

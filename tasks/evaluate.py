@@ -25,8 +25,10 @@ from photon.evaluation.predictions import join_predictions
 from photon.evaluation.provenance import collect_provenance
 from photon.evaluation.scores import summarize
 from photon.evaluation.shards import Shard
-from photon.evaluation.summary import build_metrics, write_report
+from photon.evaluation.summary import build_metrics
+from photon.evaluation.summary import write_report as write_metrics
 from photon.evaluation.text_metrics import ROBERTA_LARGE_LAYER
+from photon.evaluation.timed import TimedEvaluator
 from photon.evaluation.views import shuffled_volumes
 from photon.files import locked
 from photon.model.decoding import Sampling
@@ -35,9 +37,10 @@ from photon.model.photon import PhotonModel
 from photon.questions.record import Record
 from photon.study.figures import save_figures
 from photon.study.kept import draw_kept
-from tasks.benchmarking import Scoring, add_benchmark
+from tasks.benchmarking import Scoring, add_benchmark, benchmark_of
 from tasks.datamodule import QuestionData
 from tasks.progress import bars, say
+from tasks.pruning_benchmark import parse_pass, run_passes, write_report
 from tasks.rundir import is_finished, write_status
 
 WHOLE = Shard()
@@ -58,6 +61,8 @@ class Evaluation:
         pruners: names of `every_pruner`; `photon` is the model's own.
         layer: where they cut a model that does not prune by itself, as a share of its layers; None
             before the first one.
+        passes: timed ones, volumes x questions as in 4x8; with any, conditions share nothing, rows
+            say what they cost, and the report of `tasks.pruning_benchmark` is written.
         volumes: answer about the first so many items of the split only; None takes all.
         segmentations: folder of label maps, for what is kept of organs on a benchmark (Table 12).
         benchmark, bert_encoder, bert_layer: see `Scoring`.
@@ -73,6 +78,7 @@ class Evaluation:
     budgets: Sequence[Budget] = ()
     pruners: Sequence[str] = PRUNERS
     layer: Fraction | None = 0.25
+    passes: Sequence[str] = ()
     volumes: Count | None = None
     segmentations: str | None = None
     benchmark: str | None = None
@@ -88,6 +94,8 @@ class Evaluation:
                 parse_condition(name)
         except ValueError as error:
             raise InputError(f"evaluation.budgets or evaluation.pruners: {error}") from error
+        for name in self.passes:
+            parse_pass(name)
         for key in ("volumes_per_batch", "questions", "max_new_tokens", "volumes"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InputError(f"evaluation.{key}={getattr(self, key)}: must be at least 1")
@@ -135,16 +143,20 @@ def evaluate(
     controls = possible_controls(evaluation.controls, model, records)
     names = ["photon", *controls, *evaluation.curve]
     started = time.perf_counter()
+    batch = evaluation.volumes_per_batch, evaluation.questions
+    if evaluation.passes:
+        volumes, questions = parse_pass(evaluation.passes[0])
+        batch = volumes, volumes * questions
     with bars() as progress:
-        evaluator = Evaluator(
+        evaluator = (TimedEvaluator if evaluation.passes else Evaluator)(
             model,
             records,
             data.store,
             run_dir,
             data.root,
             fingerprint,
-            volumes_per_batch=evaluation.volumes_per_batch,
-            questions=evaluation.questions,
+            volumes_per_batch=batch[0],
+            questions=batch[1],
             workers=data.workers,
             max_new_tokens=evaluation.max_new_tokens,
             keep=evaluation.keep,
@@ -155,6 +167,8 @@ def evaluate(
             sampling=evaluation.sampling(model, seed),
         )
         evaluator.run(names)
+        if evaluation.passes and shard.world == 1:
+            run_passes(evaluator, names, evaluation.passes)
     with locked(run_dir / ".reporting"):
         answers = None if is_finished(run_dir) else evaluator.merge(names)
         if answers is None:
@@ -204,6 +218,10 @@ def report(
     text = add_benchmark(
         metrics, data, evaluation.scoring, run_dir, records, train, [rows], others, seed
     )
+    if evaluation.passes:
+        benchmark = benchmark_of(data, evaluation.benchmark)
+        how = provenance, evaluation.passes, seed
+        text += write_report(run_dir, model, benchmark, *how)
     draw_overlay(model, data, records, rows, run_dir)
     finish(run_dir, metrics, text=text)
     return metrics
@@ -245,7 +263,7 @@ def finish(run_dir: Path, metrics: Mapping[str, Any], own: str = "photon", text:
 
     text: of a benchmark's own report, printed below.
     """
-    table = write_report(run_dir, metrics, own=own)
+    table = write_metrics(run_dir, metrics, own=own)
     save_figures(run_dir, own=own)
     write_status(run_dir, state="finished")
     print("\n".join(["", table, *([text] if text else [])]))

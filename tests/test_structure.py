@@ -23,6 +23,7 @@ ROOMS = (
     "files",
     "imports",
     "packing",
+    "peak",
     "volume",
     "questions",
     "phantoms",

@@ -8,15 +8,11 @@ backward: AdamW's time depends on the weights alone (`experiment=true_shapes` ru
 from __future__ import annotations
 
 import copy
-import ctypes
-import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -28,6 +24,7 @@ from photon.cost.shape import Shape
 from photon.evaluation.provenance import collect_provenance
 from photon.losses import answer_loss
 from photon.model.photon import PhotonModel, Stage
+from photon.peak import PeakMemory
 from photon.pruning.base import Pruner
 from photon.questions.prompts import Prompt
 
@@ -172,32 +169,11 @@ def measure(
 def peak_memory(step: Step, device: torch.device) -> float | None:
     """GiB above what was held before, at the peak of a step; None where it cannot be told.
 
-    On a CPU it is the resident size, whose high-water mark Linux lets a process reset.
+    See `PeakMemory`.
     """
-    gc.collect()
-    if device.type == "cuda":
-        held = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
+    with PeakMemory(device) as peak:
         step()
-        _wait(device)
-        return (torch.cuda.max_memory_allocated(device) - held) / GIB
-    reset = Path("/proc/self/clear_refs")
-    if sys.platform != "linux" or not reset.exists():
-        step()
-        return None
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # what glibc keeps of the step before would hide this one's
-        trim(0)
-    reset.write_text("5")
-    held = _resident("VmRSS")
-    step()
-    return (_resident("VmHWM") - held) / 2**20
-
-
-def _resident(key: str) -> int:
-    """KiB of a line of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+    return None if peak.nbytes is None else peak.nbytes / GIB
 
 
 def parts_of(model: PhotonModel, step: Step) -> dict[str, float]:

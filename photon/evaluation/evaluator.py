@@ -7,6 +7,7 @@ layers up to l; each has its own predictions file and continues where it stopped
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from photon.evaluation.conditions import Condition, parse_condition
 from photon.evaluation.coverage import evidence_recall, token_coverage
 from photon.evaluation.predictions import PredictionWriter, prediction_row
 from photon.evaluation.shards import Shard, merge_parts, read_parts
-from photon.evaluation.views import ViewItems
+from photon.evaluation.views import REDUCED, ViewItems
 from photon.model.decoding import Sampling
 from photon.model.generate import Generation, Reading, answer, read
 from photon.model.photon import PhotonModel
@@ -122,8 +123,9 @@ class Evaluator:
             writers = {c.name: stack.enter_context(self._writer(c.name)) for c in group}
             mine = self.shard.mine(self.records)
             pending = [r for r in mine if not all(w.has(r.id) for w in writers.values())]
-            items = ViewItems(view, pending, self.records, self.store, self.root, self.seed)
             model, done = self.model, 0
+            shown = pending, self.records, self.store, self.root, self.seed, model.builder.token
+            items = ViewItems(view, *shown)
             collate = Collate(model.builder, model.tokenizer, False, blind=view == "question_only")
             for batch in items.batches(
                 collate, self.volumes_per_batch, self.questions, self.workers
@@ -154,22 +156,24 @@ class Evaluator:
                     continue
                 if cut not in readings:
                     readings[cut] = read(self.model, batch, cut, self._blocks(group))
-                reading = readings[cut]
-                pruner = self._pruner(condition, reading, evidence, writers)
-                generation = answer(
-                    self.model,
-                    reading,
-                    self.model.end_id,
-                    self.max_new_tokens,
-                    "off" if pruner is None else "hard",
-                    None if isinstance(pruner, GivenPruner) else condition.keep,
-                    pruner,
-                    torch.Generator().manual_seed(self.seed),
-                    self.sampling,
-                )
+                pruner = self._pruner(condition, evidence, writers)
+                generation = self._answer(condition, readings[cut], pruner)
                 for row in self._rows(condition, evidence, generation):
                     if not writer.has(row["id"]):
                         writer.write(row)
+
+    def _answer(self, condition: Condition, reading: Reading, pruner: Pruner | None) -> Generation:
+        return answer(
+            self.model,
+            reading,
+            self.model.end_id,
+            self.max_new_tokens,
+            "off" if pruner is None else "hard",
+            None if isinstance(pruner, GivenPruner) else condition.keep,
+            pruner,
+            torch.Generator().manual_seed(self.seed),
+            self.sampling,
+        )
 
     def _by_cut(self, group: Sequence[Condition]) -> list[tuple[int | None, Condition]]:
         """Layers that each condition shares with the others of its cut; None: nothing is dropped.
@@ -195,6 +199,8 @@ class Evaluator:
         """Where a condition drops, unless its pruner has places of its own."""
         own = self.model.pruner
         imitates = condition.pruner in IMITATE
+        if condition.before:
+            return None
         return own.layer if own and (imitates or own.layer is not None) else self.layer
 
     def _blocks(self, group: Sequence[Condition]) -> tuple[float, ...]:
@@ -203,11 +209,7 @@ class Evaluator:
         return blocks_of(self.model.pruner, *named)
 
     def _pruner(
-        self,
-        condition: Condition,
-        reading: Reading,
-        evidence: Evidence,
-        writers: Mapping[str, PredictionWriter],
+        self, condition: Condition, evidence: Evidence, writers: Mapping[str, PredictionWriter]
     ) -> Pruner | None:
         """The condition's pruner; None keeps every token, as does a model without a pruner."""
         own, layer = self.model.pruner, self._layer(condition)
@@ -220,7 +222,8 @@ class Evaluator:
             return GivenPruner(layer, masks, tail)
         if condition.pruner == "photon" and own is not None:
             return own
-        made = new_pruner(condition.pruner, layer).to(reading.device).eval()
+        device = next(self.model.parameters()).device
+        made = new_pruner(condition.pruner, layer).to(device).eval()
         if made.layer is not None:
             made.tail = tail
         return made
@@ -248,6 +251,11 @@ class Evaluator:
         theta = None if selection is None else selection.theta
         scores = None if selection is None else selection.scores
         scores = None if scores is None else generation.on_grids(scores)
+        visual = generation.visual_tokens
+        if condition.view.partition("@")[0] in REDUCED:  # of the volume as it was
+            size, token = self.model.preparation.size, self.model.builder.token
+            whole = math.prod(n // t for n, t in zip(size, token, strict=True))
+            visual = [whole * len(record.volumes) for record in evidence.batch.records]
         rows = []
         for i, record in enumerate(evidence.batch.records):
             text = self.model.tokenizer.decode(generation.tokens[i], skip_special_tokens=True)
@@ -258,7 +266,7 @@ class Evaluator:
                     text.strip(),
                     condition.name,
                     kept_tokens=generation.kept_tokens[i],
-                    visual_tokens=generation.visual_tokens[i],
+                    visual_tokens=visual[i],
                     coverage=None if share is None else evidence_recall(share, keep),
                     theta=None if theta is None else round(float(theta[i]), 6),
                     stratum=record.extra.get("stratum"),

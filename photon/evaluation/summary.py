@@ -120,7 +120,7 @@ def budget_curve(budgets: Mapping[str, Sequence[Row]], seed: int = 0) -> list[di
         photon = measures.get(f"photon@{condition.keep}")
         points.append(
             {
-                "pruner": condition.pruner,
+                "pruner": condition.method,
                 "budget": condition.keep,
                 "accuracy": measures[name].value(),
                 "interval": _plain(measures[name].interval(seed=seed)),

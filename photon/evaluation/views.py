@@ -9,6 +9,8 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from photon.batch.builder import Visual
 from photon.batch.dataset import Collate, Item, VolumeQuestions
 from photon.errors import InputError
+from photon.evaluation.reduced import coarser, only_slices
 from photon.questions.record import Record
 from photon.volume.sources import Source
 from photon.volume.store import VolumeStore
@@ -25,6 +28,18 @@ from photon.volume.types import Frames
 
 OWN = "own"  # the volume that the question is about
 VIEWS = (OWN, "shuffled_volume", "blank_volume", "noise_volume", "question_only")
+REDUCED = ("lower_resolution", "slices")  # with what is left of a volume, as slices@3
+
+
+def parse_budget(text: str) -> float | int:
+    """A budget as written in a condition's name: with a point a share, without one a count."""
+    try:
+        value = float(text) if "." in text or "e" in text else int(text)
+    except ValueError:
+        value = 0
+    if not (0 < value <= 1 if isinstance(value, float) else value >= 1):
+        raise ValueError(f"budget {text!r}: legal are shares in (0, 1], as 0.1, and whole numbers")
+    return value
 
 
 @dataclass(frozen=True)
@@ -33,8 +48,12 @@ class ViewItems:
 
     shuffled_volume: volumes of another patient, by a permutation over `everything`, all records of
     the split. blank_volume: air. noise_volume: uniform noise, of the volume's name and the seed.
-    question_only: the items themselves; leaving the volumes out is up to the collation. Label maps
-    are read for the own view only: nothing of another volume is evidence.
+    question_only: the items themselves; leaving the volumes out is up to the collation.
+    lower_resolution@BUDGET: resampled to so many tokens. slices@N: N slices of the organ asked
+    about (see `photon.evaluation.reduced`), an item for each organ. Label maps are read for the own
+    view and for slices, and stay for the own view only: nothing of another volume is evidence.
+
+    token: voxels of a token, for the last two.
     """
 
     view: str
@@ -43,17 +62,29 @@ class ViewItems:
     store: VolumeStore
     root: Path
     seed: int = 0
+    token: tuple[int, int, int] = (1, 1, 1)
+
+    @cached_property
+    def kind(self) -> str:
+        """The view without its number."""
+        return self.view.partition("@")[0]
+
+    @cached_property
+    def number(self) -> float | int:
+        return parse_budget(self.view.partition("@")[2])
 
     def dataset(self) -> VolumeQuestions:
         """The items before anything is put in a volume's place."""
-        substitute = None
+        substitute, records = None, self.records
+        if self.kind == "slices":
+            records = sorted(records, key=lambda record: tuple(record.evidence))
         if self.view == "shuffled_volume":
             substitute = shuffled_volumes(self.everything, self.seed)
         return VolumeQuestions(
-            self.records,
+            records,
             self.store,
             self.root,
-            with_labels=self.view == OWN,
+            with_labels=self.view == OWN or self.kind == "slices",
             substitute=substitute,
         )
 
@@ -65,7 +96,28 @@ class ViewItems:
             names = item.records[0].volumes
             pairs = zip(names, item.volumes, strict=True)
             return replace(item, volumes=tuple(noise(n, v, self.seed) for n, v in pairs))
+        if self.kind == "lower_resolution":
+            less = tuple(coarser(v, self.number, self.token) for v in item.volumes)
+            return replace(item, volumes=less)
+        if self.kind == "slices":
+            maps = item.labels or [None] * len(item.volumes)
+            how = int(self.number), self.token[0]
+            evidence = item.records[0].evidence
+            pairs = zip(item.volumes, maps, strict=True)
+            less = tuple(only_slices(v, *how, labels, evidence) for v, labels in pairs)
+            return replace(item, volumes=less, labels=None)
         return item
+
+    def parts(self, group: Sequence[Record], size: int) -> list[tuple[int, int]]:
+        """Questions [start, stop) of an item that can be shown together, at most `size`."""
+        runs = [len(group)]
+        if self.kind == "slices":
+            runs = [len(list(same)) for _, same in groupby(group, lambda r: tuple(r.evidence))]
+        out, start = [], 0
+        for n in runs:
+            out += [(k, min(k + size, start + n)) for k in range(start, start + n, size)]
+            start += n
+        return out
 
     def batches(
         self, collate: Collate, volumes: int, questions: int | None = None, workers: int = 0
@@ -77,8 +129,7 @@ class ViewItems:
         """
         parts, plan = _Parts(self, self.dataset()), []
         for i, group in enumerate(parts.items.groups):
-            size = questions or len(group)
-            plan += [[(i, k, min(k + size, len(group)))] for k in range(0, len(group), size)]
+            plan += [[(i, *part)] for part in self.parts(group, questions or len(group))]
         merged: list[list[tuple[int, int, int]]] = []
         for part in plan:
             asked = sum(stop - start for _, start, stop in (merged[-1] if merged else []) + part)
@@ -105,8 +156,8 @@ class _Parts(Dataset):
 
     def __getitem__(self, part: tuple[int, int, int]) -> Item:
         i, start, stop = part
-        item = self.view.show(self.items[i])
-        return replace(item, records=item.records[start:stop])
+        item = self.items[i]
+        return self.view.show(replace(item, records=item.records[start:stop]))
 
 
 def blank(like: Visual) -> Visual:

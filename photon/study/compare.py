@@ -159,7 +159,7 @@ def _variant_row(variant: str, entry: dict[str, Any]) -> list[str]:
 def curve(study: Study, variant: str, resamples: int) -> Section | None:
     """Accuracy against budget of every pruner, of one variant; None without two budgets."""
     names = [name for name in study.conditions(variant) if "@" in name]
-    points = {(c.keep, c.pruner): c.name for c in map(parse_condition, names)}
+    points = {(c.keep, c.method): c.name for c in map(parse_condition, names)}
     budgets = sorted({budget for budget, _ in points})
     pruners = [p for p in every_pruner() if any(pruner == p for _, pruner in points)]
     if len(budgets) < 2:

@@ -15,6 +15,7 @@ from photon.pruning.baselines.fastv import last_row_attention
 from photon.pruning.baselines.hiprune import hiprune
 from photon.pruning.baselines.interslice import changing_tokens, slab_differences
 from photon.pruning.baselines.prumerge import absorb_likes, outlier_counts, prumerge_tokens, rest_of
+from photon.pruning.baselines.sparsevlm import raters
 from photon.pruning.baselines.visionzip import official_counts, visionzip
 from photon.pruning.baselines.vscan import local_tokens, vscan, window_ids
 from photon.pruning.encoded import top
@@ -222,6 +223,18 @@ def test_pyramiddrop_at_inference():
             torch.testing.assert_close(score, case["score"][b], **VALUES)
             mask = top(score, torch.tensor([kept]), Segments([n]))
             assert indices(mask) == case["kept"][b].tolist()
+
+
+def test_sparsevlm():
+    """Raters, and the three stages of the release; its clustering of dropped tokens is not ours."""
+    (case,) = golden("sparsevlm")
+    words = Segments([len(case["text_relevance"])])
+    assert indices(raters(case["text_relevance"], words)) == case["raters"].tolist()
+    for stage in ("s0", "s1", "s2"):
+        score = case[f"{stage}_attn_rows"].mean(0)
+        torch.testing.assert_close(score, case[f"{stage}_score"], **VALUES)
+        count = torch.tensor([len(case[f"{stage}_kept"])])
+        assert indices(top(score, count, Segments([len(score)]))) == case[f"{stage}_kept"].tolist()
 
 
 def test_vscan_before_the_language_model():

@@ -10,6 +10,7 @@ from photon.model.generate import generate
 from photon.packing import Segments
 from photon.pruning.baselines.fastv import AttentionPruner
 from photon.pruning.baselines.pyramiddrop import PyramidDropPruner
+from photon.pruning.baselines.sparsevlm import SparseVLMPruner, rated, raters, text_relevance
 from photon.pruning.baselines.visionzip import VisionZipPruner
 from photon.pruning.baselines.vscan_both import VScanBothPruner
 from photon.pruning.its import PhotonPruner
@@ -29,6 +30,7 @@ def listed(keep=0.4, before=0.5, tail="question"):
 MADE = {
     "pyramiddrop": lambda keep: PyramidDropPruner((0.25, 0.5, 0.75), keep),
     "pyramiddrop before": lambda keep: PyramidDropPruner((0.25, 0.25, 0.75), keep),
+    "sparsevlm": lambda keep: SparseVLMPruner((0.25, 0.5, 0.75), keep),
     "vscan_both": lambda keep: VScanBothPruner(keep=keep),
     "list": lambda keep: listed(keep, min(1.0, 2 * keep)),
 }
@@ -138,6 +140,31 @@ def test_pyramiddrop_is_the_slow_loop():
         assert int(out.selection.counts) == counts[-1] < counts[0]
         torch.testing.assert_close(out.answers.logits, logits, **TIGHT)
         assert out.selection.keep.tolist() == [kept[row] for row in single.visual_rows]
+
+
+def test_raters_and_what_they_attend_to_are_the_slow_loop():
+    torch.manual_seed(0)
+    visual, words, asked = Segments([5, 7]), Segments([3, 1, 4]), [0, 0, 1]
+    tokens, text = torch.randn(12, 6, dtype=torch.float64), torch.randn(8, 6, dtype=torch.float64)
+    q, k = (torch.randn(n, h, 4, dtype=torch.float64) for n, h in ((8, 4), (12, 2)))
+    relevance = text_relevance(tokens, text, visual, words, asked)
+    rates = raters(relevance, words)
+    found = rated(q, k, rates, words, visual, asked).split([5, 5, 7])
+    for n, (v, rows) in enumerate(zip(asked, words)):
+        own, mine = list(range(*visual.offsets[v : v + 2])), list(range(rows.start, rows.stop))
+        match = [0.0] * len(mine)
+        for i in own:
+            all_words = [float(torch.exp(tokens[i] @ text[j])) for j in mine]
+            match = [m + a / sum(all_words) / len(own) for m, a in zip(match, all_words)]
+        assert relevance[rows].tolist() == pytest.approx(match)
+        chosen = [j for j, m in zip(mine, match) if m > sum(match) / len(match)] or mine
+        assert chosen == [j for j in mine if rates[j]]
+        score = torch.zeros(len(own), dtype=torch.float64)
+        for j in chosen:
+            for h in range(4):
+                weights = torch.stack([torch.exp(q[j, h] @ k[i, h // 2] / 2) for i in own])
+                score += weights / weights.sum() / 4 / len(chosen)
+        torch.testing.assert_close(found[n], score)
 
 
 def test_falling_counts_meet_the_budget():

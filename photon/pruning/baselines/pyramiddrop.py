@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from photon.annotations import Budget, Fraction
 from photon.batch.layout import Tail
 from photon.pruning.baselines.fastv import AttentionPruner
 from photon.pruning.stages import FallingStages
@@ -33,8 +34,8 @@ class PyramidDropPruner(FallingStages):
 
     def __init__(
         self,
-        layers: Sequence[float] = (0.25, 0.5, 0.75),
-        keep: float | int = 0.3,
+        layers: Sequence[Fraction] = (0.25, 0.5, 0.75),
+        keep: Budget = 0.3,
         tail: Tail = "question",
     ):
         stages = {f"stage{i}": AttentionPruner(at, tail=tail) for i, at in enumerate(layers, 1)}

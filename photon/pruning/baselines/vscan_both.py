@@ -14,6 +14,7 @@ Source: Tencent/SelfEvolvingAgent, `Qwen2_5_VLModel_X.layer_prune`. Differences 
 
 from __future__ import annotations
 
+from photon.annotations import Budget, Fraction
 from photon.batch.layout import Tail
 from photon.pruning.baselines.fastv import AttentionPruner
 from photon.pruning.baselines.vscan import VScanPruner
@@ -35,7 +36,7 @@ class VScanBothPruner(FallingStages):
         tail: of stage 2, see `photon.batch.layout.lay_out`.
     """
 
-    def __init__(self, middle: float = 0.5, keep: float | int = 0.3, tail: Tail = "question"):
+    def __init__(self, middle: Fraction = 0.5, keep: Budget = 0.3, tail: Tail = "question"):
         inside = UnrotatedAttention(middle, tail=tail)
         super().__init__({"before": VScanPruner(), "inside": inside}, keep)
         self.middle = middle
