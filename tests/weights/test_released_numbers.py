@@ -13,7 +13,7 @@ from photon.losses import answer_loss, band_loss, flip_loss, robust_loss
 from photon.packing import Segments
 from photon.pruning.base import PruneContext
 from photon.pruning.its import PhotonPruner
-from photon.pruning.surrogate import SurrogateConfig, surrogate_gradient
+from photon.pruning.surrogate import DropTokens, SurrogateConfig, surrogate_gradient
 from photon.pruning.threshold import threshold_features
 from photon.questions.prompts import build_prompt
 from photon.questions.record import Record
@@ -130,6 +130,41 @@ def test_surrogate_gradient_of_rows_that_keep_different_numbers(case):
     for row in range(len(value("x"))):
         got = surrogate(value, RELEASED, row)
         torch.testing.assert_close(got, value("grad_prob_default")[row], **EXACT)
+
+
+@pytest.mark.parametrize("case", ["c1", "c3"])
+def test_a_batch_of_rows_that_keep_different_numbers_in_one_call(case):
+    """Three and four samples, packed without padding: what is gathered, and both gradients."""
+    value = golden("compact", case)
+    present, visual = value("presence").bool(), value("vision_mask").bool()
+    hidden = value("x").flatten(0, 1).requires_grad_()
+    q = value("prob")[visual].requires_grad_()
+    rows, kept = present.flatten().nonzero()[:, 0], present[visual].nonzero()[:, 0]
+    at = visual.flatten()[rows].nonzero()[:, 0]
+    pairs, weight = Segments(visual.sum(1).tolist()), torch.ones(len(visual))
+    out = DropTokens.apply(hidden, q, rows, at, kept, weight, pairs, RELEASED, {})
+    real = torch.arange(value("out").shape[1]) < present.sum(1, keepdim=True)
+    assert torch.equal(out, value("out")[real]) and not value("out")[~real].any()
+    out.backward(value("grad_out")[real])
+    assert torch.equal(hidden.grad, value("grad_x").flatten(0, 1))
+    torch.testing.assert_close(q.grad, value("grad_prob_default")[visual], **EXACT)
+
+
+def test_where_the_released_flip_loss_is_rounded_ours_is_nearer_the_exact_one():
+    """Two answers with 1 - p below 2e-7, where float32 has steps of 6e-8 beside eps = 1e-6."""
+    value = golden("losses", "c3")
+    labels = value("labels")
+    rows = labels != -100
+
+    def released(logits):
+        p = logits[rows].softmax(-1).gather(1, labels[rows, None])
+        return -torch.log(1 - p + 1e-6).mean()
+
+    logits = value("logits")
+    stored, exact = value("flip_loss").reshape(()), released(logits.double())
+    torch.testing.assert_close(released(logits), stored, **EXACT)
+    ours = flip_loss(logits[rows], labels[rows], Segments([int(rows.sum())]))[0]
+    assert abs(stored - exact) > 2e-3 and abs(ours - exact) < 3e-4
 
 
 @pytest.mark.parametrize("case", ["c0", "c4"])
