@@ -239,6 +239,7 @@ def test_what_is_shipped_fits_the_hardware_that_its_header_names(file) -> None:
 def test_headers_name_what_does_not_fit_a_laptop() -> None:
     names = {file.stem for file in HEADED}
     assert {"phase1", "phase2", "true_shapes", "photon_7b", "photon_max"} <= names
+    assert {"photon_paper", "photon_official", "real_ct"} <= names
 
 
 def test_a_run_that_does_not_fit_is_told_what_would() -> None:
