@@ -19,13 +19,6 @@ from photon.benchmarks.rows import Row, squash
 from photon.questions.record import Record
 from photon.questions.templates import REPORT_REQUESTS
 
-FINDINGS = (
-    "Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion",
-    "Coronary artery wall calcification", "Hiatal hernia", "Lymphadenopathy", "Emphysema",
-    "Atelectasis", "Lung nodule", "Lung opacity", "Pulmonary fibrotic sequela",
-    "Pleural effusion", "Mosaic attenuation pattern", "Peribronchial thickening",
-    "Consolidation", "Bronchiectasis", "Interlobular septal thickening",
-)  # fmt: skip
 _SECTIONS = {"Findings": "findingsen", "Impression": "impressionsen"}
 _EMPTY = ("", "not given", "none", "nan")
 
@@ -63,7 +56,7 @@ class CtRate(scans.OnCtRate):
         else:
             name = "train" if split == "train" else "valid"
             file = dataset / "multi_abnormality_labels" / f"{name}_predicted_labels.csv"
-            columns = ("volumename", *map(squash, FINDINGS))
+            columns = ("volumename", *map(squash, scans.FINDINGS))
             reading.table(file, columns, partial(self._labels, split))
 
     def _report(self, split: str, row: Row, line: int) -> Record:
@@ -86,7 +79,7 @@ class CtRate(scans.OnCtRate):
         volume = scans.ct_rate_path(name, self.volumes, self.scans)
         patient = scans.ct_rate_patient(name)
         records = []
-        for finding in FINDINGS:
+        for finding in scans.FINDINGS:
             value = need(row, squash(finding), finding)
             if value not in ("0", "1", "0.0", "1.0"):
                 raise BadRow("row", f"label {value!r} of {finding} is neither 0 nor 1; correct it")

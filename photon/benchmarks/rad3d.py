@@ -47,20 +47,13 @@ from photon.questions.record import Record
 
 # Folder -> (task as in the paper's Table 1, published subtask files of train and test).
 _LETTERS = {"train": (*"cdefghijk", "n", "o", "q"), "test": tuple("bcdefgh")}
-_FINDINGS = (
-    "Arterial wall calcification", "Atelectasis", "Bronchiectasis", "Cardiomegaly",
-    "Consolidation", "Coronary artery wall calcification", "Emphysema", "Hiatal hernia",
-    "Interlobular septal thickening", "Lung nodule", "Lung opacity", "Lymphadenopathy",
-    "Medical material", "Mosaic attenuation pattern", "Peribronchial thickening",
-    "Pericardial effusion", "Pleural effusion", "Pulmonary fibrotic sequela",
-)  # fmt: skip
 _ABNORMALITY = ("Abnormality_feature", "Abnormality_position", "Abnormality_type", "Diagnosis")
 FOLDERS: dict[str, tuple[str, dict[str, tuple[str, ...]] | tuple[str, ...]]] = {
     "Task1_Image_Observation": (
         "image_observation", ("Anatomical_observation", "Pathological_observation")),
     "Task2_Anomaly_Detection": ("anomaly_detection", _ABNORMALITY),
     "Task3_Medical_Computation": ("medical_measurement", ("Diameter", "Size", "Thickness")),
-    "Task4_Existence_Detection": ("existence_detection", _FINDINGS),
+    "Task4_Existence_Detection": ("existence_detection", scans.FINDINGS),
     "Task5_Static_Temporal_Diagnosis": ("static_temporal_diagnosis", _LETTERS),
     "Task6_Longitudinal_Temporal_Diagnosis": ("longitudinal_temporal_diagnosis", _LETTERS),
 }  # fmt: skip

@@ -18,6 +18,13 @@ from photon.volume.types import ScanHeader
 Scans = Literal["fixed", "original", "flat"]
 CT_RATE_NAME = re.compile(r"(train|test|valid)_(\d+)_([a-z]+)_(\d+)(?:\.nii\.gz)?")
 CASE_NAME = re.compile(r"BDMAP_[A-Z]*\d+", re.IGNORECASE)
+FINDINGS = (
+    "Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion",
+    "Coronary artery wall calcification", "Hiatal hernia", "Lymphadenopathy", "Emphysema",
+    "Atelectasis", "Lung nodule", "Lung opacity", "Pulmonary fibrotic sequela",
+    "Pleural effusion", "Mosaic attenuation pattern", "Peribronchial thickening",
+    "Consolidation", "Bronchiectasis", "Interlobular septal thickening",
+)  # fmt: skip
 _SPLIT_FILES = {"train": "train", "valid": "validation"}
 _HEADER_COLUMNS = ("volumename", "rescaleslope", "rescaleintercept", "xyspacing", "zspacing")
 

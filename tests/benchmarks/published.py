@@ -7,8 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from photon.benchmarks.ct_rate import FINDINGS
 from photon.benchmarks.rad3d import FOLDERS
+from photon.benchmarks.scans import FINDINGS
 
 RAD3D = "Task,Subtask,VolumeName,Question,Answer,QuestionType,AnswerChoice".split(",")
 RAD3D += [f"Choice {letter}" for letter in "ABCD"]

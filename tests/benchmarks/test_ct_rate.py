@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from photon.benchmarks.benchmark import BadRow
-from photon.benchmarks.ct_rate import FINDINGS, CtRate
+from photon.benchmarks.ct_rate import CtRate
 from photon.benchmarks.rad3d import Rad3D
+from photon.benchmarks.scans import FINDINGS
 from photon.benchmarks.using import cases_of
 from photon.errors import InputError
 from photon.questions.fill_store import Case, is_prepared, prepare_cases
