@@ -84,7 +84,7 @@ def mistakes(key: str, value: Any, hint: Any) -> Iterator[str]:
             inner = typing.get_args(option)
             if len(inner) == 2 and _is_class(option, Mapping):
                 for name, child in value.items():
-                    yield from mistakes(f"{key}.{name}", child, inner[1])
+                    yield from mistakes(f"{key}.{name}".lstrip("."), child, inner[1])
                 return
     if not fits(value, hint):
         near = did_you_mean(value, literals(hint)) if isinstance(value, str) else ""

@@ -58,9 +58,6 @@ class BenchmarkData(QuestionData):
             self._readings[split, kind] = reading
         return self._readings[split, kind]
 
-    def check(self, split: str) -> None:
-        self.require_kinds(self.reading(split).records)
-
     def records(self, split: str, kind: Kind = "questions") -> list[Record]:
         return self.reading(split, kind).records
 

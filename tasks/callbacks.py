@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +26,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from photon.annotations import Count, NonNegative, Seed, Share, Whole
+from photon.files import WriteError, free_space
+from tasks.interruption import Terminated, end_on_sigterm
 from tasks.rundir import write_status
 from tasks.zero import DeepSpeedZero
 
@@ -88,8 +92,42 @@ class StepSeed(Callback):
         torch.manual_seed((int(words[2]) << 32) | int(words[3]))
 
 
+class Interruption(Callback):
+    """Ends training behind the step in which one of its processes received SIGTERM.
+
+    `LastCheckpoint` then saves, and `StatusFile` says so. Lightning's own handler talks to other
+    processes from within the signal, in the middle of whatever they are sending each other.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._note)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # what is accumulated is in no checkpoint
+        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+            raise Terminated
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        end_on_sigterm()
+        if self._asked:
+            raise Terminated
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+
 class LastCheckpoint(Checkpoint):
-    """checkpoints/last.ckpt every `every` optimiser steps and at the end of training."""
+    """checkpoints/last.ckpt every `every` optimiser steps, at the end, and before an early one.
+
+    Raises WriteError at the start where the disk has no room for a checkpoint beside an older one.
+    """
 
     def __init__(self, every: Count = 500):
         if every < 1:
@@ -99,9 +137,17 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = trainer.global_step
+        if trainer.is_global_zero:
+            check_space(checkpoint_path(trainer.default_root_dir), pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step % self.every == 0:
+            self._save(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, Terminated):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,6 +157,23 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step != self._saved_at:
             self._saved_at = trainer.global_step
             trainer.save_checkpoint(checkpoint_path(trainer.default_root_dir))
+
+
+def check_space(path: Path, module: LightningModule) -> None:
+    """Raise WriteError unless the disk can take the checkpoints that a phase will have at once.
+
+    Weights and two moments of each that is trained; a new file beside the last one and, where there
+    is none yet, another: the one before stays.
+    """
+    size = sum(
+        p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in module.parameters()
+    )
+    needed, free = size * (1 if path.exists() else 2), free_space(path)
+    if free < needed:
+        raise WriteError(
+            f"{path.parent}: {free / GIB:.2f} GiB are free, and checkpoints need "
+            f"{needed / GIB:.2f} GiB. Nothing was lost. Free disk space, or choose another folder."
+        )
 
 
 def checkpoint_path(run_dir: str | Path) -> Path:
@@ -251,7 +314,7 @@ class StatusFile(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        interrupted = isinstance(exception, KeyboardInterrupt)
+        interrupted = isinstance(exception, KeyboardInterrupt | Terminated)
         self._write(trainer, "interrupted" if interrupted else "failed", repr(exception))
 
     def _write(self, trainer: Trainer, state: str, message: str = "") -> None:

@@ -23,7 +23,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
 from photon.errors import InputError
-from photon.files import replacing, sync, write_json
+from photon.files import replacing, sync, write_json, writing
 
 # What `torch.load(weights_only=True)` reads back without any code of ours.
 # Exact types: numpy.float64, for one, is a float and needs numpy's own code to come back.
@@ -47,8 +47,9 @@ class AtomicCheckpointIO(CheckpointIO):
             raise TypeError("AtomicCheckpointIO has no storage options")
         assert_plain(checkpoint)
         path = Path(path)
-        for left_by_a_killed_process in path.parent.glob(f".{path.name}.*.tmp"):
-            left_by_a_killed_process.unlink(missing_ok=True)
+        with writing(path):
+            for left_by_a_killed_process in path.parent.glob(f".{path.name}.*.tmp"):
+                left_by_a_killed_process.unlink(missing_ok=True)
         with replacing(path) as new:
             with open(new, "wb") as file:
                 hashing = HashingFile(file)

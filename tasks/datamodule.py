@@ -95,10 +95,21 @@ class QuestionData(LightningDataModule):
         raise InputError(f"no file of {split} {kind}")
 
     def check(self, split: str) -> None:
-        """Raise InputError where a split that will be needed later has no file.
+        """Read a split that will be needed later, now.
 
-        Or where it names an image or video which the bound model cannot see.
+        Raises InputError where it has no file, bad lines, a question without an answer, or names an
+        image or video which the bound model cannot see.
         """
+        records = self.records(split)
+        if not records:
+            raise InputError(f"{self.path(split)}: holds no question. Give the {split} questions.")
+        for record in records:
+            if not (record.answer or "").strip():
+                raise InputError(
+                    f"{self.path(split)}: question {record.id!r} has no answer, so that nothing "
+                    "could be scored. Write one, or remove the line."
+                )
+        self.require_kinds(records)
 
     def records(self, split: str, kind: Kind = "questions") -> list[Record]:
         """All records of a split. Raises InputError that lists bad lines.
@@ -284,13 +295,28 @@ class RecordData(QuestionData):
         return self.files["val"] is not None
 
     def check(self, split: str) -> None:
-        self.require_kinds(self.records(split))
+        super().check(split)
+        for other in ("train", "val"):
+            if other != split and self.files[other] is not None:
+                if same_content(self.path(other), self.path(split)):
+                    raise InputError(
+                        f"dataset.{other} and dataset.{split} are the same questions "
+                        f"({self.path(other)}): give questions that no training saw"
+                    )
 
     def path(self, split: str, kind: Kind = "questions") -> Path:
         key = split if kind == "questions" else "reports"
         if self.files[key] is None:
             raise InputError(f"dataset.{key} is empty: give the path of a .jsonl file")
         return Path(self.files[key])
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two files hold the same bytes; False where one is absent."""
+    try:
+        return file_hash(one) == file_hash(other)
+    except OSError:
+        return False
 
 
 class LabelledCT(QuestionData):

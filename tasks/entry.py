@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from photon.errors import InputError, did_you_mean
+from photon.files import write_text
+from tasks.interruption import Terminated, end_on_sigterm
 from tasks.quiet import quiet
+from tasks.rundir import write_status
 from tasks.trust import guard, redact
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -27,13 +32,15 @@ LONGEST = 150  # characters of a folder's name; file systems end at 255 bytes
 
 
 def main(task: Callable[[DictConfig], Any], config_name: str, conf: Path = CONF) -> None:
-    """Run `task` on the configuration that the command line composes; exits 1 on a user's mistake.
+    """Run `task` on the configuration that the command line composes.
 
-    In a sweep the other points still run. HYDRA_FULL_ERROR=1 gives every trace in full.
+    Exits 1 on a mistake, of the user or of the program, after one line about it, and 143 on
+    SIGTERM. In a sweep the other points still run. HYDRA_FULL_ERROR=1 gives every trace in full.
     """
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(task)()
         return
+    end_on_sigterm()
     failures: list[str] = []
     # Hydra then raises what it would else print in its own words, and leaves the wording to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -45,8 +52,8 @@ def main(task: Callable[[DictConfig], Any], config_name: str, conf: Path = CONF)
     except (HydraException, OmegaConfBaseException) as error:
         failures.append(explain(error, config_name, sys.argv[1:], conf))
         _print_error(failures[-1])
-    except InputError as error:
-        failures.append(str(error))
+    except (InputError, OSError) as error:
+        failures.append(one_line(error))
         _print_error(failures[-1])
     except RuntimeError as error:
         if "Unknown plugin class" not in str(error):
@@ -111,17 +118,54 @@ def _reporting(
         quiet()  # Hydra has just set up logging
         try:
             return task(config)
-        except InputError as error:
+        except Exception as error:
             job = HydraConfig.get()
             point = f"{job.job.override_dirname}: " if job.mode == RunMode.MULTIRUN else ""
-            failures.append(f"{point}{error}")
+            failures.append(f"{point}{one_line(error, Path(job.runtime.output_dir))}")
             _print_error(failures[-1])
+        except Terminated:
+            _note_the_end(Path(HydraConfig.get().runtime.output_dir))
+            raise
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
             finish_loggers()
 
     run.__module__ = task.__module__
     return run
+
+
+def one_line(error: Exception, folder: Path = Path("outputs")) -> str:
+    """What a user reads of any error; the trace of one that was not foreseen goes to error.txt."""
+    if isinstance(error, InputError | FloatingPointError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = error.filename or folder
+        return f"{where}: {error.strerror or error}. Check path, permissions and free disk space."
+    kind = type(error).__name__
+    first = (str(error).strip() or kind).splitlines()[0]
+    if isinstance(error, MemoryError) or re.search("OutOfMemory|can't allocate", kind + first):
+        return (
+            f"not enough memory ({first[:300]}). Set dataset.volumes_per_batch, "
+            "dataset.questions_per_volume or evaluation.volumes_per_batch lower."
+        )
+    trace = redact("".join(traceback.format_exception(error)))
+    try:
+        write_text(folder / "error.txt", trace)
+    except InputError:
+        print(trace, file=sys.stderr)
+    return (
+        f"{kind}: {first[:300]}. This was not foreseen: its trace is in "
+        f"{folder / 'error.txt'}. What was finished is kept; the same command resumes."
+    )
+
+
+def _note_the_end(folder: Path) -> None:
+    """Say in the status of a run that has one that it was interrupted; training said so itself."""
+    if (folder / "status.json").is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
+        known = json.loads((folder / "status.json").read_text())
+        if known.get("state") not in ("interrupted", "finished"):
+            write_status(folder, **{**known, "state": "interrupted"})
+    print("interrupted; what was finished is kept, and the same command resumes", file=sys.stderr)
 
 
 def finish_loggers() -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
+import urllib.request
+import warnings
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +97,29 @@ class CsvLog(Logger):
         self._rows = {s: {k: v for k, v in row.items() if v} for s, row in before.items()}
 
 
+REACH = 10.0  # seconds in which W&B must answer
+
+
+def unreachable() -> str | None:
+    """Why W&B cannot be logged to with the key of the environment; None where it can.
+
+    wandb itself tries for a minute and a half, and then ends the run.
+    """
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    login = b64encode(f"api:{os.environ['WANDB_API_KEY']}".encode()).decode()
+    request = urllib.request.Request(
+        f"{host.rstrip('/')}/graphql",
+        json.dumps({"query": "query { viewer { id } }"}).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Basic {login}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=REACH) as answer:
+            known = json.loads(answer.read())["data"]["viewer"]
+    except (OSError, ValueError, KeyError, TypeError, HTTPException) as error:
+        return f"{host} cannot be reached, or does not take the key ({error})"
+    return None if known else f"{host} does not know the key"
+
+
 def wandb_log(
     folder: str | Path,
     project: str = "photon",
@@ -101,16 +129,20 @@ def wandb_log(
 ) -> WandbLogger:
     """W&B logger of the run in `folder`: online if WANDB_API_KEY is set, else files to sync later.
 
-    The id follows from the folder, so that a resumed run continues its own W&B run. export: the
-    weights become an artifact when the run ends. Without a group, the points of a sweep are grouped
-    by experiment and ablation, and the phases of a run by its name.
+    Where W&B cannot be reached, or does not take the key, one warning says so and the run goes on
+    offline. The id follows from the folder, so that a resumed run continues its own W&B run.
+    export: the weights become an artifact when the run ends. Without a group, the points of a sweep
+    are grouped by experiment and ablation, and the phases of a run by its name.
     """
     import wandb
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    offline = "WANDB_API_KEY" not in os.environ
     place = _place(folder)
+    offline = "WANDB_API_KEY" not in os.environ or os.environ.get("WANDB_MODE") == "offline"
+    if not offline and (why := unreachable()):
+        warnings.warn(f"W&B: {why}. The run is logged offline; `wandb sync` it.", stacklevel=2)
+        offline = True
     logger = WandbLogger(
         project=project,
         group=group or place["group"],

@@ -60,6 +60,7 @@ class Kind:
     hints: Mapping[str, Any] = field(default_factory=dict)
 
 
+_PRUNER = Kind("a pruner", ("photon.pruning",), "torch.nn:Module", has=("select", "budgets"))
 _READER = Kind("a benchmark", ("photon.benchmarks",), "photon.benchmarks.benchmark:Benchmark")
 # One pruner selects, a list of them has a first.
 _PRUNER = Kind("a pruner", ("photon.pruning",), "torch.nn:Module", has=("select", "first"))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from photon.errors import InputError
-from photon.files import write_json
+from photon.evaluation.shards import Shard
+from photon.files import hold, read_json, write_json, writing
 from tasks.trust import redact
 
 # Keys that change where a run reports, how fast it goes or what memory it takes, and not what it
@@ -40,19 +42,31 @@ NEUTRAL_KEYS = (
 )
 
 
+_held: dict[Path, int] = {}  # lock files of this process
+_WAY_OUT = "Delete the folder to start again, or give this run a name of its own (name=...)"
+
+
 def open_run(path: str | Path, config: Mapping[str, Any]) -> Path:
     """The run directory at `path`, made for `config` or checked to belong to it.
 
-    Raises InputError that lists the keys in which the stored configuration differs.
+    The folder is this process's until it ends; where several processes share a run, the first's.
+
+    Raises InputError that lists the keys in which the stored configuration differs, or names the
+    process that is at work there.
     """
     folder, config = Path(path), redact(config)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = folder.resolve() / ".lock"
+    first = Shard.from_environment().rank == 0 and os.environ.get("LOCAL_RANK", "0") == "0"
+    if first and lock not in _held:
+        _held[lock] = hold(lock)
     stored = folder / "run.json"
     if not stored.is_file():
         write_json(stored, dict(config))
         return folder
     # Through JSON once, so that tuples and lists compare alike.
-    now, before = json.loads(json.dumps(dict(config))), json.loads(stored.read_text())
+    now, before = json.loads(json.dumps(dict(config))), read_json(stored, _WAY_OUT)
     now, before = ({**_flat(one), "checkpoints": _checkpoints(one)} for one in (now, before))
     different = sorted(
         key

@@ -132,6 +132,8 @@ def _incomplete(config: Mapping[str, Any]) -> Iterator[str]:
         if share and phase not in tasks:
             there = ", ".join(tasks)
             yield f"phases.{phase}: there is no such phase in task=[{there}]; add it there"
+    if "phases" in config and not any(config["phases"].values()):
+        yield "phases: no phase has a share of the steps; give one"
     trainer = config.get("trainer") or {}
     if trainer.get("max_steps", 1) == -1 and trainer.get("max_epochs", -1) in (-1, None):
         yield "trainer.max_steps: the run has no end; set it, or trainer.max_epochs"

@@ -21,6 +21,7 @@ MODULES = (
     "photon.commands.check",
     "photon.commands.questions",
     "photon.commands.convert",
+    "photon.commands.accept",
     "photon.commands.study",
     "photon.commands.surrogate",
     "photon.commands.ask",

@@ -24,7 +24,8 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from photon.weights.checkpoints import load_export, read_spec, save_export
+    from photon.weights.checkpoints import load_export, save_export
+    from photon.weights.manifest import read_spec
 
     model = load_export(args.source, dtype="auto", device="cpu")
     if args.no_pruner:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from photon.annotations import hints_of, mistakes
 from photon.errors import InputError, did_you_mean
 from photon.pruning import baselines
 from photon.pruning.base import Pruner
@@ -65,11 +66,16 @@ def spec_of(pruner: Pruner) -> dict[str, Any]:
 
 
 def pruner_of(spec: Mapping[str, Any]) -> Pruner:
-    """The pruner of a `spec_of`, with new weights."""
+    """The pruner of a `spec_of`, with new weights. InputError where an option is out of range."""
     if spec["name"] == STAGES:
         stages = spec["options"]["stages"]
         return PrunerStages({name: pruner_of(one) for name, one in stages.items()})
-    return find_pruner(spec["name"])(**spec["options"])
+    kind = find_pruner(spec["name"])
+    hints = hints_of(kind)
+    for key, value in spec["options"].items():
+        for wrong in mistakes(f"pruner.options.{key}", value, hints.get(key, object)):
+            raise InputError(wrong)
+    return kind(**spec["options"])
 
 
 def name_of(pruner: Pruner) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,10 +19,14 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from photon.annotations import mistakes
 from photon.errors import InputError, did_you_mean
+from photon.files import read_json
 from photon.questions.prompts import token_id
 from photon.weights.keys import EXPORTED
+from photon.weights.shapes import TextShape, VisionShape
 
+_ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 _TOKEN_IDS = {
     "image_token_id": "<|image_pad|>",
     "video_token_id": "<|video_pad|>",
@@ -122,13 +126,11 @@ def read_config(folder: str | Path) -> PreTrainedConfig:
     `in_chans`, which the stock class ignores and the authors' checkpoints rely on.
     """
     path = Path(folder) / "config.json"
-    try:
-        raw = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"no readable config.json in {folder}: give model.pretrained a directory or hub name "
-            "of a Qwen2.5-VL or Qwen3-VL checkpoint"
-        ) from error
+    raw = read_json(
+        path,
+        "Give model.pretrained a directory or hub name of a Qwen2.5-VL or Qwen3-VL checkpoint",
+    )
+    _check_kernels(path, raw)
     raw["model_type"] = str(raw.get("model_type")).removeprefix(EXPORTED)  # of an export
     if raw["model_type"] not in FAMILIES:
         titles = " or ".join(family.title for family in FAMILIES.values())
@@ -137,12 +139,45 @@ def read_config(folder: str | Path) -> PreTrainedConfig:
             "checkpoint"
         )
     vision = raw.get("vision_config", {})
+    wrong = [
+        line
+        for key, values, kind in (
+            ("text_config", raw.get("text_config", raw), TextShape),
+            ("vision_config", vision, VisionShape),
+        )
+        for line in mistakes(key, _given(values), kind)
+    ]
+    if wrong:
+        raise InputError(f"{path}: {'; '.join(wrong)}. Copy config.json again")
     if "in_chans" in vision:
         vision["in_channels"] = vision.pop("in_chans")
     try:
         return FAMILIES[raw["model_type"]].config.from_dict(raw)
     except Exception as error:  # the stock classes' own validation has no common base
         raise InputError(f"{path}: {error}. Copy config.json again.") from error
+
+
+def _given(values: Any) -> Any:
+    """Fields with a value: the stock classes write null for what takes its default."""
+    if not isinstance(values, Mapping):
+        return values
+    return {key: _given(value) for key, value in values.items() if value is not None}
+
+
+def _check_kernels(path: Path, node: Any) -> None:
+    """Raise InputError where a configuration names an attention that is not the library's own.
+
+    Transformers fetches a name with a slash from the hub, as code.
+    """
+    for key, value in node.items() if isinstance(node, Mapping) else ():
+        own = isinstance(value, str) and value in _ATTENTIONS
+        if key.lstrip("_").startswith(("attn_implementation", "experts_implementation")):
+            if key.endswith("_internal") or not (own or value is None or value is True):
+                raise InputError(
+                    f"{path}: {key}={value!r} would choose code to run. Remove it; attention is "
+                    "chosen by model.attention"
+                )
+        _check_kernels(path, value)
 
 
 def empty_backbone(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -2,7 +2,7 @@
 
 An export holds `config.json` with a `model_type` of its own (see `photon.weights.auto`),
 `model.safetensors` in the stock layout, the tokenizer, `photon.json` (pruner, preparation,
-positions, provenance) and `pruner.safetensors`.
+positions, provenance), `pruner.safetensors`, and `manifest.json` with the digests of all these.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from photon.annotations import Count, Positive, Seed
 from photon.errors import InputError
+from photon.files import writing
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Pruner
 from photon.pruning.named import pruner_of, spec_of
@@ -32,14 +33,7 @@ from photon.weights.backbone import (
     new_backbone,
     replace_patch_embedding,
 )
-from photon.weights.checks import (
-    READING,
-    TextShape,
-    VisionShape,
-    check_channels,
-    check_shape,
-    check_trained,
-)
+from photon.weights.checks import READING, check_channels, check_shape, check_trained
 from photon.weights.device import find_device, find_dtype, for_inference
 from photon.weights.keys import EXPORTED
 from photon.weights.loading import (
@@ -48,10 +42,11 @@ from photon.weights.loading import (
     open_checkpoint,
     take_weights,
 )
+from photon.weights.manifest import FORMAT, MANIFEST, read_spec, write_manifest
 from photon.weights.official import official_spec
+from photon.weights.shapes import TextShape, VisionShape
 from photon.weights.shards import checkpoint_folder
 
-FORMAT = 2
 WEIGHTS = Path(__file__).parent
 BUILT_IN = ("tiny",)
 logger = logging.getLogger(__name__)
@@ -148,12 +143,14 @@ def load_tokenizer(name: str | None) -> PreTrainedTokenizerBase:
     """A tokenizer from a directory or hub name, or the built-in `tiny`; offline where it can be."""
     if name is None:
         raise InputError("model.tokenizer is empty and there is no model.pretrained: set one")
-    try:
-        return AutoTokenizer.from_pretrained(WEIGHTS / name if name in BUILT_IN else name)
-    except (OSError, ValueError) as error:
+    place = WEIGHTS / name if name in BUILT_IN else name
+    try:  # never a stranger's code, and never a question on standard input
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except Exception as error:  # the tokenizers' own errors have no common base
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(
             f"no tokenizer in {name}: give model.tokenizer (or model.pretrained) a directory or "
-            "hub name with tokenizer.json"
+            f"hub name with a whole tokenizer.json ({first})"
         ) from error
 
 
@@ -165,10 +162,20 @@ def save_export(
 ) -> None:
     """Write an export (see the module's docstring); in `dtype`, or the model's own precision.
 
-    The pruner stays in float32: its threshold is compared with scores.
+    The pruner stays in float32: its threshold is compared with scores. The manifest is written
+    last. Raises WriteError where the folder cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        _write_export(model, folder, provenance, dtype)
+        write_manifest(folder)
+
+
+def _write_export(
+    model: PhotonModel, folder: Path, provenance: Mapping | None, dtype: torch.dtype | None
+) -> None:
     backbone = model.backbone if dtype is None else copy.deepcopy(model.backbone).to(dtype)
     backbone.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -197,11 +204,13 @@ def load_export(
     attention: str = "auto",
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "auto",
+    edited: bool = False,
 ) -> PhotonModel:
     """Load an export, or a checkpoint of the authors', ready to answer.
 
     attention, dtype, device: by default what the machine answers fastest with (`for_inference`).
-    Raises InputError when anything is missing or damaged.
+    edited: take files that are not those of the manifest. Raises InputError when anything is
+    missing or damaged.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -209,7 +218,7 @@ def load_export(
             f"{folder} has no photon.json and config.json: give the export/ folder that training "
             "wrote"
         )
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, edited)
     spec = _spec_of(checkpoint)
     if spec is None:
         raise InputError(
@@ -218,7 +227,10 @@ def load_export(
         )
     pruner = spec["pruner"]
     if pruner is not None:
-        pruner = pruner_of(pruner)
+        try:
+            pruner = pruner_of(pruner)
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(f"{folder / 'photon.json'}: {error}. Export it again") from error
         if not checkpoint.load_pruner(pruner):
             raise InputError(
                 f"{folder / PRUNER_FILE} is missing or does not fit photon.json: export the model "
@@ -250,22 +262,3 @@ def _spec_of(checkpoint: Checkpoint) -> dict | None:
     # Exports older than a key had no other value.
     before = {"positions": "trained", "leading_space": False, "air": None}
     return spec if spec is None else {**before, **spec}
-
-
-def read_spec(folder: Path) -> dict | None:
-    """photon.json of an export, or None where the folder is not one."""
-    path = folder / "photon.json"
-    if not path.is_file():
-        return None
-    try:
-        spec = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}:{error.lineno}: not valid JSON: export the model again"
-        ) from error
-    if spec.get("format") != FORMAT:
-        raise InputError(
-            f"{path}: format {spec.get('format')} is not {FORMAT}, which this version reads: "
-            "export the model again with this version"
-        )
-    return spec

@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 from photon.errors import InputError
 from photon.weights.backbone import empty_backbone, read_config
 from photon.weights.keys import PRUNER, Layout, find_layout
+from photon.weights.manifest import check_manifest
 from photon.weights.official import pruner_shapes
 from photon.weights.shards import (
     Stored,
@@ -118,12 +119,15 @@ def read_generation(folder: Path) -> GenerationConfig | None:
     return config
 
 
-def open_checkpoint(name: str | Path) -> Checkpoint:
+def open_checkpoint(name: str | Path, edited: bool = False) -> Checkpoint:
     """Compare a checkpoint (a folder or a hub name, see `checkpoint_folder`) with its config.json.
 
-    Reads headers only. Raises InputError that lists what is missing, not used or of another shape.
+    Reads headers only, and of an export all files once, for their digests, unless it may have been
+    `edited`. Raises InputError that lists what is missing, not used or of another shape.
     """
     folder = checkpoint_folder(name)
+    if not edited:
+        check_manifest(folder)
     config = read_config(folder)
     stored = read_headers(folder)
     layout = find_layout(stored, config.text_config.num_hidden_layers)

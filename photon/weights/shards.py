@@ -126,7 +126,8 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """The tensors of `stored` under its keys, each converted as it is read, file by file.
 
-    They are copies: nothing on disk is mapped once this returns.
+    They are copies: nothing on disk is mapped once this returns. Raises InputError where a number
+    is not finite.
     """
     tensors = {}
     for file in sorted({one.file for one in stored.values()}):
@@ -135,4 +136,9 @@ def read_tensors(
                 if one.file == file:
                     tensor = opened.get_tensor(one.name)
                     tensors[key] = tensor.to(device=device, dtype=dtype, copy=True)
+                    if not torch.isfinite(tensors[key]).all():
+                        raise InputError(
+                            f"{file}: {one.name} has numbers that are not finite. The file is "
+                            "damaged, or the training that wrote it diverged; take another"
+                        )
     return tensors

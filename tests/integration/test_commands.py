@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from photon.questions.record import read_records
+from photon.weights.manifest import write_manifest
 from tests.small import SMALL, SMALL_PHANTOMS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -260,6 +261,7 @@ def test_other_weights_under_the_same_path_are_not_mixed(call, folder, run) -> N
     assert call(*command).returncode == 0
     spec = json.loads((copy / "photon.json").read_text())
     (copy / "photon.json").write_text(json.dumps({**spec, "provenance": {"name": "other"}}))
+    write_manifest(copy)
     wrong = call(*command)
     assert wrong.returncode == 1 and "content" in wrong.stderr
 

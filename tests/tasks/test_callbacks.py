@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
+from photon.files import WriteError
 from tasks.callbacks import (
+    Interruption,
     LastCheckpoint,
     NonFiniteGuard,
     PruningSchedule,
@@ -23,6 +27,7 @@ from tasks.callbacks import (
     stage_at,
 )
 from tasks.checkpointing import AtomicCheckpointIO
+from tasks.interruption import Terminated
 from tasks.logging import CsvLog
 
 
@@ -44,6 +49,15 @@ class Toy(LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), lr=0.1, weight_decay=0.5)
+
+
+class Asked(Toy):
+    """Is sent SIGTERM in the middle of its fourth step."""
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().training_step(batch, batch_idx)
 
 
 def loader(n: int = 64) -> DataLoader:
@@ -169,3 +183,27 @@ def test_status_tells_how_a_run_ended(tmp_path) -> None:
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["step"]) == ("failed", 5)
     assert "not finite" in status["message"] and status["pid"] > 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_sigterm_finishes_the_step_saves_and_says_interrupted(tmp_path, accumulate) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated) as caught:
+        fit(
+            tmp_path, [Interruption(), StatusFile()], Asked(), max_steps=20,
+            accumulate_grad_batches=accumulate,
+        )  # fmt: skip
+    assert caught.value.code == 143
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("interrupted", 4 if accumulate == 1 else 2)
+    saved = AtomicCheckpointIO().load_checkpoint(checkpoint_path(tmp_path))
+    assert saved["global_step"] == status["step"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_disk_without_room_is_said_before_training(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tasks.callbacks.free_space", lambda path: 10)
+    module = Toy()
+    with pytest.raises(WriteError, match="are free, and checkpoints need"):
+        fit(tmp_path, [], module, max_steps=2)
+    assert not module.seen

@@ -1,7 +1,9 @@
 """metrics.csv survives new columns and resumes; W&B is offline without a key."""
 
 import csv
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -57,7 +59,38 @@ def test_wandb_is_offline_without_a_key_and_keeps_its_id(tmp_path, monkeypatch) 
     other = wandb_log(tmp_path / "other")
     assert first._offline and first.version == second.version != other.version
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr("tasks.logging.unreachable", lambda: None)
     assert not wandb_log(tmp_path / "run")._offline
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """A server that knows no key."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"data": {"viewer": null}}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("port", "says"), [(9, "cannot be reached"), (0, "does not know the key")])
+def test_wandb_that_does_not_answer_is_said_once_and_the_run_goes_on(
+    tmp_path, monkeypatch, port, says
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    server = HTTPServer(("127.0.0.1", 0), Stranger)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{port or server.server_port}"
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+    with pytest.warns(UserWarning, match=says) as told:
+        assert wandb_log(tmp_path / "run")._offline
+    assert len(told) == 1 and address in str(told[0].message)
+    server.shutdown()
 
 
 def test_two_runs_of_one_process_do_not_flow_together(tmp_path, monkeypatch) -> None:

@@ -141,7 +141,7 @@ def test_a_renamed_key_is_an_error_that_names_it(tmp_path):
     state[name.replace("up_proj", "upp_proj")] = state.pop(name)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match="layers.1.mlp.up_proj.weight.*upp_proj"):
-        load_export(tmp_path)
+        load_export(tmp_path, edited=True)
 
 
 def test_truncated_weights_and_foreign_configurations_are_named(tmp_path):
@@ -149,11 +149,11 @@ def test_truncated_weights_and_foreign_configurations_are_named(tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(InputError, match="cannot load the weights in"):
-        load_export(tmp_path)
+        load_export(tmp_path, edited=True)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
     with pytest.raises(InputError, match="llama"):
-        load_export(tmp_path)
+        load_export(tmp_path, edited=True)
 
 
 def test_an_export_refuses_volumes_prepared_otherwise(tmp_path):

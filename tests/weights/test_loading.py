@@ -208,7 +208,7 @@ def test_configurations_of_other_models_are_refused(tmp_path):
     with pytest.raises(InputError, match="does not fit its configuration"):
         open_checkpoint(tmp_path)
     path.unlink()
-    with pytest.raises(InputError, match="no readable config.json"):
+    with pytest.raises(InputError, match="config.json: cannot be read"):
         open_checkpoint(tmp_path)
     with pytest.raises(InputError, match="not a folder, and not to be had from the Hugging Face"):
         open_checkpoint("nobody/no-such-model@main")
