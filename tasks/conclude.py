@@ -34,7 +34,8 @@ def conclude(
     """
     digest, part = config_hash(config), Shard(trainer.global_rank, trainer.world_size)
     if part.rank == 0:
-        save_export(model, run_dir / "export", {"config_hash": digest, "name": config["name"]})
+        told = {"config_hash": digest, "name": config["name"], "trained_on": data.trained_on()}
+        save_export(model, run_dir / "export", told)
         say("export", str(run_dir / "export"))
         write_status(run_dir, state="evaluating")
     meet = meeting()

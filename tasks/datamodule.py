@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -29,6 +29,7 @@ from photon.volume.geometry import check_grid
 from photon.volume.reader import read_labels, read_volume
 from photon.volume.sources import Source, kind_of, locate
 from photon.volume.store import VolumeStore
+from photon.weights.trained_on import describe_training
 from tasks.progress import say
 from tasks.sampler import EpochBatches, end_in_steps, recount
 
@@ -39,6 +40,9 @@ Sampling = Literal["volumes", "questions"]
 class QuestionData(LightningDataModule):
     """Records of volumes, batched a few volumes at a time with a draw of their questions.
 
+    Attributes:
+        generated: whether its patients are invented.
+
     Args:
         root: folder that the records' paths are relative to.
         store: folder of prepared volumes.
@@ -48,6 +52,8 @@ class QuestionData(LightningDataModule):
             `questions` every question once, those of a volume in groups.
         workers: loader processes; 0 loads in the training process.
     """
+
+    generated = False
 
     def __init__(
         self,
@@ -195,6 +201,16 @@ class QuestionData(LightningDataModule):
             with_labels=True,
             seed=self.seed,
         )
+
+    def trained_on(self, sample: int = 24) -> dict[str, Any]:
+        """What the export tells of its training, from some of the volumes (`unlike_scan`)."""
+        records, store = self.records("train"), self.store
+        sources = [locate(self.root, v) for v in dict.fromkeys(r.volume for r in records)]
+        scans = [
+            one for one in sources[:: max(1, len(sources) // sample)] if kind_of(one) == "volume"
+        ]
+        known = (store.load_hu(one) for one in scans if store.is_known(one))
+        return describe_training(records, known, self.generated)
 
     def prepare_data(self) -> None:
         for kind in self.kinds:

@@ -32,6 +32,8 @@ class PhantomData(QuestionData):
             (`PhantomConfig`).
     """
 
+    generated = True
+
     def __init__(
         self,
         root: str | Path,

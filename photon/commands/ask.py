@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from photon.model.dialogue import Dialogue, Turn
+    from photon.model.photon import PhotonModel
     from photon.volume.store import VolumeStore
 
 DEFAULT_MODEL = "outputs/demo/export"
@@ -25,9 +27,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "without a question, answer one line after the other, from a terminal or a pipe.",
     )
     parser.add_argument(
-        "volume", help="a .nii or .nii.gz file, a folder with a DICOM series, an image or a video"
+        "volume",
+        help="a .nii or .nii.gz file, a folder with a DICOM series, an image or a video; with "
+        "--questions also a folder of volumes",
     )
     parser.add_argument("question", nargs="?", help="the question, in quotes; none: a dialogue")
+    parser.add_argument(
+        "--questions",
+        metavar="FILE",
+        help='ask each line of FILE (text, or JSON with "question") on its own, about one reading '
+        "of each volume, and print a JSON line an answer",
+    )
     parser.add_argument("--earlier", metavar="SCAN", help="an earlier scan of the same patient")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="export folder (%(default)s)")
     parser.add_argument("--store", default="outputs/data/store", help="default: %(default)s")
@@ -66,11 +76,16 @@ def run(args: argparse.Namespace) -> int:
     from photon.volume.store import VolumeStore
     from photon.weights.checkpoints import load_export, replace_pruner
     from photon.weights.checks import check_threshold
+    from photon.weights.trained_on import trained_on
 
     if args.question is not None and not args.question.strip():
         raise InputError("the question is empty: write it in quotes after the volume")
     if args.question is None and args.picture is not None:
         raise InputError("--picture shows what one question kept: give the question as well")
+    if args.questions is not None and (args.question or args.picture or args.earlier):
+        raise InputError(
+            "--questions asks the lines of a file: leave out the question, --picture and --earlier"
+        )
     keep, options = budget(args.keep), choice(args)
     disable_progress_bar()  # one answer, not a bar of weights
     clock = [time.perf_counter()]
@@ -83,10 +98,15 @@ def run(args: argparse.Namespace) -> int:
         check_threshold(model.pruner, keep)
         model.eval()
     clock.append(time.perf_counter())
-    store = VolumeStore(args.store, model.preparation)
+    store, known = VolumeStore(args.store, model.preparation), trained_on(args.model)
+    if args.questions is not None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            return ask_many(args, model, store, known, keep, options)
     scans = [args.volume] if args.earlier is None else [args.earlier, args.volume]
-    dialogue = Dialogue(model, [store.read(scan) for scan in scans], keep=keep)
+    read = [store.read(scan) for scan in scans]
+    dialogue = Dialogue(model, read, keep=keep, stop_repeats=True)
     clock.append(time.perf_counter())
+    warn_of(known, store, args.volume, args.question)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         if args.question is None:
             return converse(dialogue, args.max_new_tokens, options)
@@ -115,14 +135,87 @@ def converse(dialogue: Dialogue, max_new_tokens: int, options: dict[str, Any]) -
     return 0
 
 
+def warn_of(known: dict | None, store: VolumeStore, volume: str, question: str | None) -> None:
+    """Say on standard error how the scan and the question are unlike the export's training."""
+    from photon.volume.sources import kind_of
+    from photon.weights.trained_on import unlike_question, unlike_scan
+
+    notes = unlike_scan(known, store.load_hu(volume)) if kind_of(volume) == "volume" else []
+    notes += unlike_question(known, question) if question else []
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def ask_many(
+    args: argparse.Namespace,
+    model: PhotonModel,
+    store: VolumeStore,
+    known: dict | None,
+    keep: float | int | None,
+    options: dict[str, Any],
+) -> int:
+    """A JSON line for each volume and question; each volume is read once. 1 where one cannot be."""
+    from photon.errors import InputError
+    from photon.model.dialogue import Dialogue
+
+    questions, failed = read_questions(Path(args.questions)), False
+    for volume in volumes_of(args.volume):
+        try:
+            dialogue = Dialogue(model, [store.read(volume)], keep=keep, stop_repeats=True)
+            warn_of(known, store, volume, " ".join(questions))
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+            continue
+        for question in questions:
+            dialogue.forget()  # each question stands alone; the scan stays read
+            turn = dialogue.ask(question, args.max_new_tokens, **options)
+            told = {"volume": volume, "question": question, "answer": turn.answer}
+            told["kept_tokens"] = turn.generation.kept_tokens[0]
+            told["visual_tokens"] = turn.generation.visual_tokens[0]
+            print(json.dumps(told, ensure_ascii=False), flush=True)
+    return int(failed)
+
+
+def read_questions(file: Path) -> list[str]:
+    """The questions of a file: a line of text each, or JSON with a key `question`."""
+    from photon.errors import InputError
+
+    try:
+        rows = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error}). Check --questions.") from error
+    found = []
+    for number, row in enumerate(rows, start=1):
+        text = row.strip()
+        if text.startswith("{"):
+            try:
+                text = json.loads(text)["question"].strip()
+            except (ValueError, KeyError, AttributeError) as error:
+                raise InputError(f'{file}:{number}: give {{"question": "..."}} or text') from error
+        found += [text] if text else []
+    if not found:
+        raise InputError(f"{file}: holds no question. Write one a line.")
+    return found
+
+
+def volumes_of(volume: str) -> list[str]:
+    """The volume itself, or those below a folder that is no DICOM series."""
+    from photon.volume.reader import find_sources
+
+    if not Path(volume).is_dir():
+        return [volume]
+    return [str(path) for path in find_sources(volume)] or [volume]
+
+
 def lines() -> Iterator[str]:
-    """Lines of standard input that are not empty, asked for with a sign on a terminal."""
+    """Lines of standard input that are not empty up to `exit`; a terminal is asked with a sign."""
     ask = sys.stdin.isatty()
     while True:
         if ask:
             print("> ", end="", flush=True)
         line = sys.stdin.readline()
-        if not line:
+        if not line or line.strip().lower() in ("exit", "quit"):
             return
         if line.strip():
             yield line.strip()
@@ -131,7 +224,8 @@ def lines() -> Iterator[str]:
 def kept(turn: Turn) -> str:
     """How much of the volume the answer needed."""
     count, visual = turn.generation.kept_tokens[0], turn.generation.visual_tokens[0]
-    return f"kept {count} of {visual} visual tokens ({count / visual:.0%})"
+    cut = "; stopped, it repeated itself" if turn.stopped else ""
+    return f"kept {count} of {visual} visual tokens ({count / visual:.0%}){cut}"
 
 
 def draw(dialogue: Dialogue, store: VolumeStore, volume: str, picture: str | None) -> None:

@@ -173,16 +173,32 @@ def likeliest(logits: Tensor, active: list[int]) -> Tensor:
     return logits.argmax(-1)
 
 
+def without_repeats(tokens: list[int], copies: int = 4, longest: int = 16) -> list[int]:
+    """The tokens with one copy of what their end repeats; the same list where it does not.
+
+    That is when the last `copies` x p tokens are `copies` times the same p, of any p up to
+    `longest`: "low low low low".
+    """
+    for period in range(1, longest + 1):
+        n = period * copies
+        end = tokens[-n:]
+        if len(end) == n and end == end[:period] * copies:
+            return tokens[: len(tokens) - n + period]
+    return tokens
+
+
 def decode(
     decoding: Decoding,
     choose: Choose,
     end_id: int,
     max_new_tokens: int,
     streamer: Streamer | None = None,
+    stop_repeats: bool = False,
 ) -> list[list[int]]:
     """Tokens of each sequence without the end token; a sequence leaves when it ends.
 
     choose: the next token (G,) from logits (G, vocabulary) and the numbers of the sequences.
+    stop_repeats: a sequence also ends where it repeats itself (see `without_repeats`).
     """
     answers: list[list[int]] = [[] for _ in range(len(decoding.logits))]
     active = list(range(len(answers)))
@@ -195,6 +211,10 @@ def decode(
         active = [active[place] for place in going]
         for i, place in zip(active, going, strict=True):
             answers[i].append(said[place])
+        if stop_repeats:
+            still = [without_repeats(answers[i]) is answers[i] for i in active]
+            going = [place for place, goes in zip(going, still, strict=True) if goes]
+            active = [i for i, goes in zip(active, still, strict=True) if goes]
         if not active or step == max_new_tokens - 1:
             break
         if len(going) < len(said):

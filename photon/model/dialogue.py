@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from photon.batch.batch import VolumeBatch
 from photon.batch.builder import Visual
 from photon.batch.dataset import Collate, Item
-from photon.model.generate import Generation, Reading, answer, read_for, read_on
+from photon.model.decoding import without_repeats
+from photon.model.generate import Generation, Reading, answer, begin, read_for, read_on
 from photon.model.photon import PhotonModel
 from photon.pruning.base import Keep, Pruner, Selection
 from photon.questions.record import Record
@@ -19,11 +18,15 @@ from photon.questions.record import Record
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, its answer, and what was kept to give it."""
+    """A question, its answer, and what was kept to give it.
+
+    stopped: the answer repeated itself and was cut after the first time.
+    """
 
     question: str
     answer: str
     generation: Generation
+    stopped: bool = False
 
 
 class Dialogue:
@@ -38,6 +41,7 @@ class Dialogue:
         volumes: prepared (D, H, W) in [0, 1], images or videos, see `VolumeStore.read`.
         system: system prompt in place of the default one.
         keep, pruner: as in `generate`.
+        stop_repeats: end an answer that repeats itself (see `without_repeats`).
     """
 
     def __init__(
@@ -47,11 +51,13 @@ class Dialogue:
         system: str | None = None,
         keep: Keep = None,
         pruner: Pruner | None = None,
+        stop_repeats: bool = False,
     ):
         self.model = model
         self.volumes = tuple(volumes)
         self.system = system
         self.keep, self.pruner = keep, pruner
+        self.stop_repeats = stop_repeats
         self.turns: list[Turn] = []
         self._collate = Collate(model.builder, model.tokenizer, with_answer=False)
         self._first: Reading | None = None
@@ -80,21 +86,23 @@ class Dialogue:
         self.turns.clear()
         self._last = None
 
-    @torch.no_grad()
     def select(self, keep: Keep) -> Selection:
-        """What the last question would keep at a budget; only the selection runs."""
-        return self.model.select(self._last.trunk, keep, self.pruner)
+        """What the last question would keep at a budget; nothing is read again or decoded."""
+        return begin(self.model, self._last, keep=keep, pruner=self.pruner)[1]
 
     def _answer(
         self, question: str, reading: Reading, max_new_tokens: int, choice: dict[str, Any]
     ) -> Turn:
         stage = "off" if (self.pruner or self.model.pruner) is None else "hard"
         end, pruner = self.model.end_id, self.pruner
+        how = {**choice, "stop_repeats": self.stop_repeats}
         generation = answer(
-            self.model, reading, end, max_new_tokens, stage, self.keep, pruner, **choice
+            self.model, reading, end, max_new_tokens, stage, self.keep, pruner, **how
         )
-        text = self.model.tokenizer.decode(generation.tokens[0], skip_special_tokens=True).strip()
-        return Turn(question, text, generation)
+        said = generation.tokens[0]
+        once = without_repeats(said) if self.stop_repeats else said
+        text = self.model.tokenizer.decode(once, skip_special_tokens=True).strip()
+        return Turn(question, text, generation, once is not said)
 
     def _batch(self, question: str) -> VolumeBatch:
         history = tuple((turn.question, turn.answer) for turn in self.turns)

@@ -202,8 +202,9 @@ def answer(
     sampling: Sampling | None = None,
     num_beams: int = 1,
     streamer: Streamer | None = None,
+    stop_repeats: bool = False,
 ) -> Generation:
-    """Decode the answers to a batch that was read; arguments as in `generate`."""
+    """Decode the answers to a batch that was read; arguments as in `generate` and `decode`."""
     _check_choice(len(reading.batch.suffixes), sampling, num_beams, streamer)
     batch, clock = reading.batch, _Clock(reading.device)
     begun = _begin(model, reading, clock, stage, keep, pruner, generator)
@@ -215,7 +216,7 @@ def answer(
         if streamer is not None:
             streamer.put(batch.prompt_ids(end_id).cpu())
         choose = likeliest if sampling is None else sampling.chooser(batch)
-        tokens = decode(decoding, choose, end_id, max_new_tokens, streamer)
+        tokens = decode(decoding, choose, end_id, max_new_tokens, streamer, stop_repeats)
     clock.mark("decoding")
     present = [batch.present[v] for v in batch.volume_of]
     seconds = {**reading.seconds, **clock.seconds}

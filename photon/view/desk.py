@@ -47,7 +47,7 @@ class Desk:
     ):
         self.model, self.store, self.scan, self.notes = model, store, scan, notes
         self.max_new_tokens = max_new_tokens
-        self.dialogue = Dialogue(model, [store.read(scan)])
+        self.dialogue = Dialogue(model, [store.read(scan)], stop_repeats=True)
         hu = store.load_hu(scan)
         self.grid = [n // t for n, t in zip(hu.shape, model.builder.token, strict=True)]
         self.tokens = math.prod(self.grid)
@@ -131,6 +131,7 @@ class Desk:
         return {
             "question": turn.question,
             "answer": turn.answer,
+            "stopped": turn.stopped,
             "seconds": sum(turn.generation.seconds.values()),
             **self._kept(turn.generation),
         }

@@ -134,12 +134,15 @@ def serve(export: str, scan: str, store: str, port: int = 0, max_new_tokens: int
     from photon.volume.sources import kind_of
     from photon.volume.store import VolumeStore
     from photon.weights.checkpoints import load_export
+    from photon.weights.trained_on import trained_on, unlike_scan
 
     disable_progress_bar()
     if kind_of(scan) != "volume":
         raise InputError(f"{scan}: the page draws volumes; for images take python -m photon ask")
     model = load_export(export)
-    desk = Desk(model, VolumeStore(store, model.preparation), scan, max_new_tokens)
+    prepared = VolumeStore(store, model.preparation)
+    notes = unlike_scan(trained_on(export), prepared.load_hu(scan))
+    desk = Desk(model, prepared, scan, max_new_tokens, tuple(notes))
     server, address = make_server(desk, port)
     print(f"{address}  (this machine only; Ctrl+C ends it)", flush=True)
     with server:

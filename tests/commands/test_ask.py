@@ -46,7 +46,9 @@ def expected(folder, questions, scans=("now",), **choice):
     """The turns of a `Dialogue` over the same files."""
     model = load_export(folder / "export")
     store = VolumeStore(folder / "store", model.preparation)
-    dialogue = Dialogue(model, [store.read(folder / f"{name}.nii.gz") for name in scans])
+    dialogue = Dialogue(
+        model, [store.read(folder / f"{name}.nii.gz") for name in scans], stop_repeats=True
+    )
     return [dialogue.ask(question, 4, **choice) for question in questions]
 
 
@@ -110,3 +112,5 @@ def test_a_terminal_is_asked_with_a_sign(folder, monkeypatch, capsys):
     typed.isatty = lambda: True
     monkeypatch.setattr("sys.stdin", typed)
     assert list(lines()) == ["a", "b"] and capsys.readouterr().out == "> > > > "
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\nExit\nb\n"))
+    assert list(lines()) == ["a"]

@@ -167,7 +167,7 @@ def test_a_question_is_answered_and_a_budget_selects_anew(visit, evaluated):
     desk = Desk(model, store, scan, max_new_tokens=5, notes=("A <note>.",))
     server, address = make_server(desk)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    expected = Dialogue(model, desk.dialogue.volumes)
+    expected = Dialogue(model, desk.dialogue.volumes, stop_repeats=True)
     shown = visit(address)
     assert shown.inner_text("#notes") == "A <note>."
     for number, question in enumerate((ASKED, "How large is it?"), start=1):

@@ -52,7 +52,7 @@ def lines(body):
 
 
 def test_an_answer_is_streamed_and_is_that_of_a_dialogue(site, desk):
-    expected = Dialogue(desk.model, desk.dialogue.volumes)
+    expected = Dialogue(desk.model, desk.dialogue.volumes, stop_repeats=True)
     for question in (ASKED, "How large is it?"):
         status, headers, body = call(site, "ask", {"question": question})
         turn = expected.ask(question, 5)
@@ -77,7 +77,7 @@ def test_a_budget_selects_anew_from_what_was_read(site, desk, monkeypatch):
     (*_, told) = lines(call(site, "again", {"keep": 3})[2])
     assert shown["kept"] == told["turn"]["kept"] == 3 and shown["mask"] == told["turn"]["mask"]
     assert shown["scores"] == own["turn"]["scores"]
-    fresh = Dialogue(desk.model, desk.dialogue.volumes, keep=3)
+    fresh = Dialogue(desk.model, desk.dialogue.volumes, keep=3, stop_repeats=True)
     monkeypatch.undo()
     assert fresh.ask(ASKED, 5).answer == told["turn"]["answer"]
     (*_, back) = lines(call(site, "again", {"keep": None})[2])
