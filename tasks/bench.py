@@ -64,6 +64,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     growth.add_argument("--rounds", type=int, default=5, help="of all cases in turn")
     growth.add_argument("--out", metavar="FOLDER", help="write growth.json and growth.png here")
     growth.set_defaults(run=run_growth)
+    selection = parts.add_parser(
+        "selection",
+        help="what every pruning method takes to choose, beside the prefill",
+        description="At the widths of the configured model with few layers, on random weights and "
+        "one random volume with dataset.questions_per_volume questions.",
+    )
+    selection.add_argument("words", **WORDS)
+    selection.add_argument("--layers", type=int, default=4, help="of the decoder and encoder")
+    selection.add_argument("--keep", type=float, nargs="+", default=[0.1, 0.3])
+    selection.add_argument("--methods", nargs="+", default=[], metavar="NAME")
+    selection.add_argument("--rounds", type=int, default=3)
+    selection.add_argument("--out", metavar="JSON", help="write all numbers here")
+    selection.set_defaults(run=run_selection)
     pruning = parts.add_parser(
         "pruning",
         help="the tables of pruning methods, over several seeds",
@@ -138,6 +151,24 @@ def run_growth(args: argparse.Namespace) -> int:
     print(growth_text(report))
     if args.out:
         save_growth(report, Path(args.out))
+    return 0
+
+
+def run_selection(args: argparse.Namespace) -> int:
+    """Measure and print; returns 0."""
+    from photon.cost.selection import measure_selection, selection_text
+    from photon.cost.shape import stock_model
+    from photon.evaluation.provenance import collect_provenance
+    from tasks.entry import compose
+    from tasks.plan import random_model, runs_of, with_layers
+
+    config = compose([*args.words, "pruner=none"])
+    *_, run = runs_of(config).values()
+    model = random_model(with_layers(config, args.layers), run, {}).eval()
+    how = args.keep, args.methods, args.rounds, _say
+    report = measure_selection(model, stock_model(config["model"]), run.shape, *how)
+    print(selection_text(report))
+    _write(args.out, report | collect_provenance())
     return 0
 
 

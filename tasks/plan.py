@@ -112,6 +112,15 @@ def random_model(config: Mapping[str, Any], run: Run, built: dict[str, PhotonMod
     return with_pruner(built[key], pruner)
 
 
+def with_layers(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """The configuration with so many decoder layers and vision blocks (the last attends fully)."""
+    text, vision = config["model"]["text"], config["model"]["vision"]
+    full = {"fullatt_block_indexes": [layers - 1]} if "fullatt_block_indexes" in vision else {}
+    vision = {**vision, "depth": layers, **full}
+    text = {**text, "num_hidden_layers": layers}
+    return {**config, "model": {**config["model"], "text": text, "vision": vision}}
+
+
 def models_by_tail(
     config: Mapping[str, Any], layers: int | None
 ) -> tuple[dict[str, tuple[PhotonModel, Shape]], str]:
@@ -122,12 +131,7 @@ def models_by_tail(
     """
     if not config["pruner"]:
         raise InputError("bench growth compares the tails of a pruner: leave pruner=none out")
-    if layers is not None:
-        text, vision = config["model"]["text"], config["model"]["vision"]
-        full = {"fullatt_block_indexes": [layers - 1]} if "fullatt_block_indexes" in vision else {}
-        vision = {**vision, "depth": layers, **full}
-        text = {**text, "num_hidden_layers": layers}
-        config = {**config, "model": {**config["model"], "text": text, "vision": vision}}
+    config = config if layers is None else with_layers(config, layers)
     found, built = {}, {}
     *_, run = runs_of(config).values()
     for tail in ("unpruned", *get_args(Tail)):
