@@ -64,6 +64,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     growth.add_argument("--rounds", type=int, default=5, help="of all cases in turn")
     growth.add_argument("--out", metavar="FOLDER", help="write growth.json and growth.png here")
     growth.set_defaults(run=run_growth)
+    _add_pruning(parts)
+
+
+def _add_pruning(parts: argparse._SubParsersAction) -> None:
+    """The parts about pruning methods."""
     selection = parts.add_parser(
         "selection",
         help="what every pruning method takes to choose, beside the prefill",
