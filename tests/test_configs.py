@@ -234,6 +234,7 @@ def test_callbacks_and_pruners_build_from_their_files() -> None:
         ("tiny", (2, 6), 128),
         ("tiny_stock", (2, 6), 128),
         ("tiny_qwen3", (2, 6), 128),
+        ("small", (45, 60), 250),
         ("photon", (3750, 3760), 1000),
         ("photon_official", (3750, 3760), 1000),
         ("photon model.preparation.size=[364,364,364]", (3750, 3760), 4394),
