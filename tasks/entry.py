@@ -45,7 +45,7 @@ def main(task: Callable[[DictConfig], Any], config_name: str, conf: Path = CONF)
     # Hydra then raises what it would else print in its own words, and leaves the wording to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     guarded = hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(
-        _reporting(task, failures)
+        _reporting(task, failures, swept := set())
     )
     try:
         guarded()
@@ -63,6 +63,10 @@ def main(task: Callable[[DictConfig], Any], config_name: str, conf: Path = CONF)
             "pip install 'hydra-submitit-launcher>=1.2,<2'"
         )
         _print_error(failures[-1])
+    for folder in swept:
+        from tasks.sweep import close_sweep
+
+        close_sweep(folder)
     if failures:
         sys.exit(1)
 
@@ -108,14 +112,19 @@ OmegaConf.register_new_resolver("point_name", point_name, replace=True)
 
 
 def _reporting(
-    task: Callable[[DictConfig], Any], failures: list[str]
+    task: Callable[[DictConfig], Any], failures: list[str], swept: set[Path]
 ) -> Callable[[DictConfig], Any]:
-    """`task` that reports a user's mistake and lets a sweep go on; always closes its loggers."""
+    """`task` that reports a user's mistake and lets a sweep go on; always closes its loggers.
+
+    swept: takes the folder of a sweep.
+    """
 
     def run(config: DictConfig) -> Any:
         # Ranks that Lightning starts from here inherit the environment and report by themselves.
         del os.environ["HYDRA_FULL_ERROR"]
         quiet()  # Hydra has just set up logging
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            swept.add(Path(HydraConfig.get().sweep.dir))
         try:
             return task(config)
         except Exception as error:

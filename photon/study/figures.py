@@ -46,9 +46,7 @@ LINES = ("#5b2ea6", "#0f8b8d", "#e09f3e", "#c8553d", "#3d7dca", "#7a9e3f", "#a64
 DPI = 130
 
 
-def retention_figure(
-    frame: pd.DataFrame, band: tuple[float, float] | None = None
-) -> Figure:
+def retention_figure(frame: pd.DataFrame, band: tuple[float, float] | None = None) -> Figure:
     """Retention over training (Figs. 5, 6): ratios and band, theta, band triggers, subtasks.
 
     frame: from `retention.load_retention`. Stages are shaded. Where there are many steps the raw

@@ -38,18 +38,20 @@ def sections(study: Study, resamples: int = 1000, by: str | None = None) -> list
     return [section for section in found if section is not None]
 
 
-def write_study(study: Study, resamples: int = 1000, by: str | None = None) -> Path:
-    """Write FOLDER/study.md, study.json and figures/*.png; returns the path of study.md."""
+def write_study(
+    study: Study, resamples: int = 1000, by: str | None = None, name: str = "study.md"
+) -> Path:
+    """Write FOLDER/NAME, study.json and figures/*.png; returns the path of the first."""
     parts = sections(study, resamples, by)
     data = {"provenance": provenance(study), **{part.title: part.data for part in parts}}
     text = "\n".join([*header(study, resamples), *_body(parts)]).rstrip() + "\n"
     write_text(study.folder / "study.json", json.dumps(data, indent=2, allow_nan=False) + "\n")
-    write_text(study.folder / "study.md", text)
+    write_text(study.folder / name, text)
     folder = study.folder / "figures"
     folder.mkdir(exist_ok=True)
-    for name, figure in figures(study, data).items():
-        figure.savefig(folder / f"{name}.png", dpi=DPI)
-    return study.folder / "study.md"
+    for drawn, figure in figures(study, data).items():
+        figure.savefig(folder / f"{drawn}.png", dpi=DPI)
+    return study.folder / name
 
 
 def provenance(study: Study) -> dict[str, Any]:

@@ -288,6 +288,12 @@ def test_sweeps_run_each_point_once(call, folder, run) -> None:
     assert len(reports) == 2
     taus = [json.loads((p.parent / "run.json").read_text())["pruner"]["tau"] for p in reports]
     assert sorted(taus) == [0.1, 0.5]
+    sweep_folder = folder / "outputs" / "sweeps" / "demo"
+    table = (sweep_folder / "table.md").read_text()
+    assert (
+        "tau=0.1" in table and "tau=0.5" in table and list((sweep_folder / "figures").glob("*.png"))
+    )
+    assert f"sweep: {Path('outputs/sweeps/demo/table.md')}" in done.stdout
     times = [p.stat().st_mtime_ns for p in reports]
     again = call("train.py", "-m", *sweep, "pruner.tau=0.1,0.5")
     assert again.returncode == 0 and again.stdout.count("is finished") == 2
