@@ -46,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (1 for user errors, 130 when interrupted)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files may be bytes that are not text
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
@@ -59,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
         except BrokenPipeError:  # the reader of a pipe has left; nothing more to say to it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (OSError, MemoryError) as error:
+            where = getattr(error, "filename", None) or args.command
+            told = getattr(error, "strerror", None) or str(error) or "not enough memory"
+            print(f"error: {where}: {told}. Check path, permissions and space.", file=sys.stderr)
             return 1
 
 

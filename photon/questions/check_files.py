@@ -1,5 +1,6 @@
 """`python -m photon check`: verify question files and the volumes they name; collect all errors."""
 
+import os
 import sys
 import warnings
 from collections import Counter, defaultdict
@@ -33,6 +34,7 @@ class Report:
     files: dict[str, int] = field(default_factory=dict)  # file or split -> valid records
     expected: dict[str, int] = field(default_factory=dict)  # split -> published rows
     volumes: int = 0
+    splits: dict[Source, set[str]] = field(default_factory=dict, repr=False)  # of each volume
     errors: list[dict[str, str]] = field(default_factory=list)
     warnings: list[dict[str, str]] = field(default_factory=list)
 
@@ -64,6 +66,10 @@ def check_dataset(
     from photon.questions.record import read_records
 
     report, parts = Report(), []
+    for name, count in Counter(os.path.realpath(file) for file in files).items():
+        if count > 1 and splits:
+            message = "is given as several splits. Give each split its own questions."
+            report.error("overlap", name, message)
     for file in files:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -106,16 +112,24 @@ def check_parts(report: Report, parts: list[Part], splits: bool = True) -> dict[
         for record in part.records:
             _check_record(report, part.name, record)
             for volume, labels in zip(record.volumes, record.label_maps, strict=True):
-                path = locate(part.folder, volume)
+                path = _plain(locate(part.folder, volume))
                 seen["volume"][path].add(part.name)
                 maps = scans[path]
                 if labels and str(part.folder / labels) not in maps:
                     maps.append(str(part.folder / labels))
             seen["id"][record.id].add(part.name)
             if record.patient is not None:
-                seen["patient"][record.patient].add(part.name)
+                seen["patient"][" ".join(record.patient.split()).casefold()].add(part.name)
+    report.splits = {path: files for path, files in seen["volume"].items()} if splits else {}
     _check_overlap(report, seen, splits)
     return scans
+
+
+def _plain(source: Source) -> Source:
+    """Paths without `./` and the like: two spellings are one file."""
+    if isinstance(source, tuple):
+        return tuple(os.path.normpath(name) for name in source)
+    return os.path.normpath(source)
 
 
 def _stays_inside(report: Report, file: str, record: Any) -> bool:
@@ -173,6 +187,7 @@ def check_volumes(
 ) -> None:
     """Read every scan with its label maps; `headers`: those declared for blank ones."""
     report.volumes = len(scans)
+    same: dict[str, list[Source]] = defaultdict(list)  # by content
     cases = [(scan, maps, (headers or {}).get(scan)) for scan, maps in scans.items()]
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not scans) as progress:
@@ -184,17 +199,41 @@ def check_volumes(
             else:
                 for kind, where, message in result["errors"]:
                     report.error(kind, where, message)
+                if result.get("sha256"):
+                    same[result["sha256"]].append(case[0])
                 for message in result["warnings"]:
                     report.warning("volume", label(case[0]), message)
             progress.advance(bar)
 
         work = partial(check_volume, modality=modality, assume_orientation=assume_orientation)
         run_cases(work, cases, worker_count(workers, len(scans)), done)
+    _check_copies(report, same)
     report.errors.sort(key=lambda item: item["kind"] in _READ)
+
+
+def _check_copies(report: Report, same: Mapping[str, list[Source]]) -> None:
+    """One scan under two names is in two splits, or counts twice in one."""
+    for sources in (found for found in same.values() if len(found) > 1):
+        splits = set().union(*(report.splits.get(source, set()) for source in sources))
+        told = f"{', '.join(map(label, sources))} have the same bytes"
+        if len(splits) > 1:
+            where = " and ".join(sorted(splits))
+            told += f" and are in {where}. {_UNIQUE['volume']}"
+            report.error("overlap", f"volume {label(sources[0])}", told)
+        else:
+            report.warning("volume", label(sources[0]), told)
 
 
 def check_volume(case: ScanCase, modality: str, assume_orientation: str | None) -> dict[str, list]:
     """Read a scan and its label maps; {"errors": [(kind, where, message)], "warnings": [...]}."""
+    try:
+        return _check_volume(case, modality, assume_orientation)
+    except Exception as error:  # one malformed file must not cost the report of all others
+        what = f"{label(case[0])}: cannot be read ({type(error).__name__}: {error})"
+        return {"errors": [("volume", label(case[0]), what)], "warnings": [], "sha256": None}
+
+
+def _check_volume(case: ScanCase, modality: str, assume_orientation: str | None) -> dict[str, Any]:
     source, label_maps, header = case
     if kind_of(source) != "volume":
         return _check_image(source)
@@ -219,7 +258,8 @@ def check_volume(case: ScanCase, modality: str, assume_orientation: str | None) 
                     check_grid(labels, volume.grid, source)
             except InputError as error:
                 errors.append(("labels", path, str(error)))
-    return {"errors": errors, "warnings": [str(item.message) for item in caught]}
+    sha256 = None if volume is None else volume.sha256
+    return {"errors": errors, "warnings": [str(w.message) for w in caught], "sha256": sha256}
 
 
 def _check_image(source: Source) -> dict[str, list]:
@@ -244,7 +284,8 @@ def write_report(report: Report, path: str | Path) -> None:
         "error_counts": Counter(item["kind"] for item in report.errors),
         "warning_counts": Counter(item["kind"] for item in report.warnings),
     }
-    write_json(path, asdict(report) | counts | {"ok": not report.errors})
+    found = {key: value for key, value in asdict(report).items() if key != "splits"}
+    write_json(path, found | counts | {"ok": not report.errors})
 
 
 def print_report(report: Report) -> int:

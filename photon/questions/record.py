@@ -18,6 +18,7 @@ from photon.questions.swift import Conversation, normalise_row
 from photon.volume.sources import Located, Source, absent, is_image_name, label, locate
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+QUESTION_TYPES = ("free", "choice")
 _OWN_TEXT = ("id", "patient", "task", "subtask", "question_type", "organ", "unit")
 
 
@@ -113,6 +114,7 @@ def read_records(
     present: dict[Located, bool] = {}
     for where, row in _rows(path, problems):
         try:
+            _check_text(row)
             record, tag_moved = _to_record(row, where, path)
             if record.id in seen:
                 raise InputError(f"id {record.id!r} was used at {seen[record.id]}; make ids unique")
@@ -121,6 +123,9 @@ def read_records(
                     raise InputError(f"no volume {name!r} under {root}; fix the path or root")
         except InputError as error:
             problems.append(f"{where}: {error}")
+            continue
+        except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+            problems.append(f"{where}: a value has the wrong type or range ({error}); correct it")
             continue
         seen[record.id] = where
         if tag_moved:
@@ -132,6 +137,8 @@ def read_records(
             f"{moved[0]}); it is read as standing in front, where pruning needs it",
             stacklevel=2,
         )
+    if strict and not records and not problems:
+        raise InputError(f"{path}: holds no question; write one JSON object a line")
     if strict and problems:
         shown = "\n".join(problems[:20])
         more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
@@ -148,6 +155,17 @@ def write_records(path: str | Path, records: Iterable[Record | dict]) -> int:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     return count
+
+
+def _check_text(row: dict) -> None:
+    """Raise InputError for text that is none: half of a surrogate pair."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        fault = ascii(error.object[error.start : error.end])
+        raise InputError(f"holds {fault}, half a character; write it as UTF-8") from None
+    except RecursionError:
+        raise InputError("is nested too deep; write a flat object") from None
 
 
 def _present(source: Located, known: dict[Located, bool]) -> bool:
@@ -175,10 +193,10 @@ def _rows(path: Path, problems: list[str]) -> Iterator[tuple[str, dict]]:
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             problems.append(
-                f"{where}: not valid JSON ({error.msg} at column {error.colno}); each line must be "
-                "one whole JSON object"
+                f"{where}: not valid JSON ({_json_fault(error)}); each line must be one whole JSON "
+                "object"
             )
             continue
         if not isinstance(row, dict):
@@ -187,11 +205,18 @@ def _rows(path: Path, problems: list[str]) -> Iterator[tuple[str, dict]]:
         yield where, row
 
 
+def _json_fault(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deep" if isinstance(error, RecursionError) else "a number is too long"
+
+
 def _json_list(path: Path, text: str) -> Iterator[tuple[str, dict]]:
     try:
         rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); fix it") from error
+    except (ValueError, RecursionError) as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InputError(f"{path}{line}: not valid JSON ({_json_fault(error)}); fix it") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: must hold a JSON list of objects; one object per question")
     for number, row in enumerate(rows, start=1):
@@ -211,6 +236,13 @@ def _to_record(row: dict, where: str, path: Path) -> tuple[Record, bool]:
         legal = ", ".join(choices) if choices else "none: the row has no choices"
         raise InputError(f"answer_letter {letter!r} is not among the choices ({legal}); correct it")
     own["question_type"] = own["question_type"] or ("choice" if choices else "free")
+    if own["question_type"] not in QUESTION_TYPES:
+        raise InputError(
+            f"question_type {own['question_type']!r} is unknown; write one of "
+            f"{', '.join(QUESTION_TYPES)}"
+        )
+    if own["question_type"] == "choice" and not choices:
+        raise InputError("a choice question without choices; add them, or make it free")
     own["id"] = own["id"] or f"{path.stem}:{where[len(str(path)) :].strip(':[]')}"
     own["patient"] = own["patient"] or label(chat.volumes[0])
     labels = _labels(rest.pop("labels", None), len(chat.volumes))

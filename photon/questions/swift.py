@@ -125,7 +125,10 @@ def _messages(rest: dict) -> list:
             raise InputError(f"{key} must be a list of objects with role and content")
         return [part for item in value for part in _pairs(item)]
     messages: list[dict] = []
-    for pair in rest.pop("history", None) or []:
+    history = rest.pop("history", None) or []
+    if not isinstance(history, list):
+        raise InputError("history must be a list of [question, answer] pairs")
+    for pair in history:
         if not isinstance(pair, list) or len(pair) != 2:
             raise InputError("history must be a list of [question, answer] pairs")
         messages.append({"role": "user", "content": pair[0]})

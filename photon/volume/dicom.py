@@ -108,7 +108,9 @@ def read_header(path: Path) -> FileDataset:
 def _check_one_series(folder: Path, images: dict[Path, FileDataset]) -> None:
     groups: dict[tuple, list[Path]] = defaultdict(list)
     for path, header in images.items():
-        direction = tuple(np.round(np.array(header.get("ImageOrientationPatient") or [], float), 3))
+        given = "ImageOrientationPatient" in header
+        direction = _numbers(path, header, "ImageOrientationPatient", 6) if given else []
+        direction = tuple(np.round(direction, 3))
         uid = str(header.get("SeriesInstanceUID", ""))
         groups[uid, int(header.Rows), int(header.Columns), direction].append(path)
     if len(groups) == 1:
@@ -137,6 +139,21 @@ def _check_slice(path: Path, header: FileDataset) -> None:
             f"{path}: lacks {', '.join(missing)}, so its place in the body is unknown. "
             "Remove the file or export the series again."
         )
+    row, column = np.reshape(_numbers(path, header, "ImageOrientationPatient", 6), (2, 3))
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if np.abs(np.array(lengths) - 1).max() > 0.01 or abs(row @ column) > 0.01:
+        raise InputError(
+            f"{path}: ImageOrientationPatient {[*row, *column]} is not two unit vectors at right "
+            "angles. Export the series again."
+        )
+    _numbers(path, header, "ImagePositionPatient", 3)
+    if min(_numbers(path, header, "PixelSpacing", 2)) <= 0:
+        raise InputError(f"{path}: PixelSpacing is not above 0. Export the series again.")
+    for name in ("RescaleSlope", "RescaleIntercept", "SliceThickness", "SpacingBetweenSlices"):
+        if header.get(name) not in (None, ""):
+            (value,) = _numbers(path, header, name, 1)
+            if name == "RescaleSlope" and value == 0:
+                raise InputError(f"{path}: RescaleSlope is 0. Export the series again.")
     if int(header.get("SamplesPerPixel", 1)) != 1 or (
         str(header.get("PhotometricInterpretation", "MONOCHROME2")) != "MONOCHROME2"
     ):
@@ -144,6 +161,20 @@ def _check_slice(path: Path, header: FileDataset) -> None:
             f"{path}: is not a plain grey-scale slice "
             f"({header.get('PhotometricInterpretation')}). Give the original series."
         )
+
+
+def _numbers(path: Path, header: FileDataset, name: str, count: int) -> list[float]:
+    """An attribute as that many finite numbers. Raises InputError where it is not."""
+    try:
+        found = np.array(header.get(name), dtype=float).reshape(-1)
+    except (TypeError, ValueError, OverflowError):
+        found = np.array([np.nan])
+    if len(found) != count or not np.isfinite(found).all():
+        raise InputError(
+            f"{path}: {name} is {str(header.get_item(name).value)[:60]!r}, not {count} finite "
+            f"number{'s' * (count > 1)}. Export the series again."
+        )
+    return found.tolist()
 
 
 def _sorted_slices(folder: Path, images: dict[Path, FileDataset]) -> tuple[list[Path], np.ndarray]:
@@ -161,7 +192,7 @@ def _sorted_slices(folder: Path, images: dict[Path, FileDataset]) -> tuple[list[
     ordered = sorted(images, key=lambda path: float(position[path] @ normal))
     if len(ordered) == 1:
         thickness = first.get("SpacingBetweenSlices") or first.get("SliceThickness")
-        if not thickness:
+        if not thickness or float(thickness) <= 0:
             raise InputError(f"{folder}: one slice without a thickness. Give the whole series.")
         return ordered, normal * float(thickness)
     points = np.stack([position[path] for path in ordered])
@@ -207,7 +238,15 @@ def _pixels(path: Path, digests: list[str], header: FileDataset) -> np.ndarray:
 def decode(path: Path) -> np.ndarray:
     """Stored pixel values [H, W] or [H, W, 3]. Raises InputError where they cannot be decoded."""
     try:
-        return pydicom.dcmread(path).pixel_array
+        with warnings.catch_warnings():
+            # Decoders warn of a stream that does not give what it promises, and fill the rest.
+            warnings.filterwarnings("error", module=r"pydicom\.pixels.*|pylibjpeg.*|openjpeg.*")
+            read = pydicom.dcmread(path)
+            array = read.pixel_array
+        _check_range(path, read, array)
+        return array
+    except InputError:
+        raise
     except RuntimeError as error:  # no decoder for this transfer syntax, or a broken stream
         raise InputError(
             f"{path}: its pixels cannot be decoded ({str(error).splitlines()[0]}). Install "
@@ -217,6 +256,20 @@ def decode(path: Path) -> np.ndarray:
         raise InputError(
             f"{path}: its pixels are damaged ({error}). Fetch the file again."
         ) from error
+
+
+def _check_range(path: Path, header: FileDataset, array: np.ndarray) -> None:
+    """Values beyond the bits that the slice declares come from a damaged stream."""
+    bits = int(header.get("BitsStored") or 16)
+    signed = int(header.get("PixelRepresentation") or 0)
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    compressed = getattr(header.file_meta, "TransferSyntaxUID", None)
+    if compressed is not None and compressed.is_compressed and array.size:
+        if array.min() < low or array.max() > high:
+            raise InputError(
+                f"{path}: its pixels run from {array.min()} to {array.max()}, beyond the {bits} "
+                "bits that it declares: they are damaged. Fetch the file again."
+            )
 
 
 def _affine(first: FileDataset, step: np.ndarray) -> np.ndarray:

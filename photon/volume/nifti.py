@@ -17,6 +17,7 @@ import numpy as np
 from isal import isal_zlib
 
 from photon.errors import InputError
+from photon.volume.pool import free_memory
 from photon.volume.types import Volume
 
 _BLOCK = 1 << 22
@@ -114,6 +115,7 @@ def read_file(path: Path, assume_orientation: str | None, max_voxels: int) -> Vo
             kind = "gzip-compressed" if source.compressed else "not compressed"
             warnings.warn(f"{path}: is {kind}, against its name.", stacklevel=4)
         layout = _layout(path, header, assume_orientation, max_voxels)
+        _check_memory(path, layout)
         wanted = layout.offset + int(np.prod(layout.shape)) * layout.dtype.itemsize
         body = source.read(max(0, wanted - len(head)))
         if len(head) + len(body) < wanted:
@@ -139,6 +141,18 @@ def read_file(path: Path, assume_orientation: str | None, max_voxels: int) -> Vo
         array *= layout.slope
         array += layout.intercept
     return Volume(array, layout.affine, str(path), source.digest.hexdigest())
+
+
+def _check_memory(path: Path, layout: _Layout) -> None:
+    """Raise InputError where the voxels, as stored and as float32, would not fit into memory."""
+    scaled = layout.slope != 1 or layout.intercept != 0
+    needed = int(np.prod(layout.shape)) * (layout.dtype.itemsize + 4 + 4 * scaled)
+    if needed > (free := free_memory()):
+        raise InputError(
+            f"{path}: {needed / 2**30:.1f} GiB are needed to read it, and "
+            f"{free / 2**30:.1f} GiB of memory are free. Its header is damaged, "
+            "or resample the scan to fewer voxels."
+        )
 
 
 def _header(path: Path, source: _Bytes, head: bytes) -> tuple[nib.Nifti1Header, bytes]:

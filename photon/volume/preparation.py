@@ -64,9 +64,9 @@ class Preparation:
         if self.crop is not None:
             object.__setattr__(self, "crop", _triple("crop", self.crop, int))
         object.__setattr__(self, "size", _triple("size", self.size, int))
-        object.__setattr__(self, "orientation", _orientation("orientation", self.orientation))
+        object.__setattr__(self, "orientation", check_orientation("orientation", self.orientation))
         if self.assume_orientation is not None:
-            letters = _orientation("assume_orientation", self.assume_orientation)
+            letters = check_orientation("assume_orientation", self.assume_orientation)
             object.__setattr__(self, "assume_orientation", letters)
         if any(v % unit for v, unit in zip(self.size, (16, 32, 32), strict=True)):
             check_size(self.size, 14)
@@ -219,7 +219,8 @@ def _pair(key: str, value: Any) -> tuple[int, int]:
     return low, high
 
 
-def _orientation(key: str, value: Any) -> str:
+def check_orientation(key: str, value: Any) -> str:
+    """The letters in capitals. Raises InputError unless they are one of each axis."""
     letters = str(value).upper()
     if sorted(next((a for a in _AXES if c in a), "") for c in letters) != sorted(_AXES):
         raise InputError(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from photon.errors import InputError
+from photon.volume.preparation import check_orientation
 from photon.volume.sources import ARRAY_SUFFIXES, load_array
 from photon.volume.types import ScanHeader, Volume
 
@@ -111,6 +112,8 @@ def _existing(path: str | Path) -> Path:
         exists = False
     if not exists:
         raise InputError(f"{path}: no such file or folder. Check the path and the data root.")
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path}: is a pipe or a device, not a file. Give a file or a folder.")
     return path
 
 
@@ -119,6 +122,8 @@ def _read(path: str | Path, assume_orientation: str | None, max_voxels: int) -> 
     from photon.volume import dicom, nifti
 
     path = _existing(path)
+    if assume_orientation is not None:
+        check_orientation("assume_orientation", assume_orientation)
     try:
         if path.is_dir():
             return dicom.read_folder(path, max_voxels)
@@ -132,10 +137,17 @@ def _read(path: str | Path, assume_orientation: str | None, max_voxels: int) -> 
                 f"{path}: this is one DICOM slice. Give the folder that holds the series instead."
             )
         return nifti.read_file(path, assume_orientation, max_voxels)
+    except InputError:
+        raise
     except (OSError, MemoryError) as error:
         what = "does not fit into memory" if isinstance(error, MemoryError) else str(error)
         raise InputError(
             f"{path}: cannot be read ({what}). Check permissions, disk and free memory."
+        ) from error
+    except Exception as error:  # what the parsers of two formats raise has no common base
+        raise InputError(
+            f"{path}: cannot be read ({type(error).__name__}: {str(error)[:200]}). It is damaged; "
+            "fetch or export it again."
         ) from error
 
 

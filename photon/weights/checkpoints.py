@@ -230,7 +230,7 @@ def load_export(
         try:
             pruner = pruner_of(pruner)
         except (TypeError, ValueError, KeyError) as error:
-            raise InputError(f"{folder / 'photon.json'}: {error}. Export it again") from error
+            raise InputError(f"{folder / 'photon.json'}: pruner: {error}. Export again") from error
         if not checkpoint.load_pruner(pruner):
             raise InputError(
                 f"{folder / PRUNER_FILE} is missing or does not fit photon.json: export the model "
