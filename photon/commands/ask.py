@@ -252,6 +252,8 @@ def choice(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.num_beams < 1:
         raise InputError(f"--num-beams {args.num_beams}: give 1 (greedy) or more")
+    if args.max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens {args.max_new_tokens}: give 1 or more")
     if args.temperature is None:
         if drawn:
             flag = next(iter(drawn)).replace("_", "-")
@@ -271,7 +273,7 @@ def budget(value: float | None) -> float | int | None:
 
     if value is None or 0 < value <= 1:
         return value
-    if value > 1 and value == int(value):
+    if 1 < value < float("inf") and value == int(value):
         return int(value)
     raise InputError(f"--keep {value}: give a share in (0, 1] or a whole number of tokens")
 

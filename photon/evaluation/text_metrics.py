@@ -45,8 +45,12 @@ class BertScorer:
                 "roberta-large, or null to report the metric as not computed."
             )
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            model = AutoModel.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+            )
         except (OSError, ValueError) as error:
             raise InputError(f"{folder}: not an encoder for BERTScore ({error})") from error
         layers = model.config.num_hidden_layers
