@@ -21,7 +21,7 @@ from photon.model.photon import PhotonModel, Stage
 from tasks.datamodule import QuestionData
 from tasks.places import find_target
 from tasks.progress import say
-from tasks.schema import instantiate
+from tasks.schema import attention_of, instantiate
 
 
 def check_fits(config: Mapping[str, Any], data: QuestionData) -> None:
@@ -102,6 +102,7 @@ def random_model(config: Mapping[str, Any], run: Run, built: dict[str, PhotonMod
     if key not in built:
         cpu = config["trainer"]["accelerator"] == "cpu"
         own = {"pretrained": None, "device": "cpu" if cpu else "auto"}
+        own["attention"] = attention_of(config)
         own["tokenizer"] = config["model"]["tokenizer"] or "tiny"  # only its ids are needed
         own["dtype"] = "bfloat16" if run.precision == "bf16-true" else "float32"
         built[key] = instantiate({**config["model"], **own}, "model", pruner=None)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,6 +23,7 @@ import tasks.precision  # noqa: F401  (registers a resolver)
 from photon.annotations import NonNegative, Seed, hints_of, mistakes
 from photon.cost.plan import Assumed
 from photon.errors import InputError, did_you_mean
+from photon.weights.device import find_attention
 from tasks.evaluate import Evaluation
 from tasks.places import find_target, kind_at
 from tasks.trust import check_name, written_targets
@@ -175,7 +177,17 @@ def _build(key: str, node: Any, supplied: Mapping[str, Any]) -> Any:
 def build_model(config: Mapping[str, Any]) -> Any:
     """The model that a run starts from, with its pruner."""
     pruner = instantiate(config["pruner"], "pruner") if config["pruner"] else None
-    return instantiate(config["model"], "model", pruner=pruner)
+    model = {**config["model"], "attention": attention_of(config)}
+    return instantiate(model, "model", pruner=pruner)
+
+
+def attention_of(config: Mapping[str, Any]) -> str:
+    """The attention of a training: `auto` is by the GPU that it will run on and its precision."""
+    trainer = config["trainer"]
+    cuda = torch.cuda.is_available() and trainer["accelerator"] != "cpu"
+    narrow = (trainer["precision"] or "bf16-true").startswith("bf16")  # null: that of a plugin
+    dtype = torch.bfloat16 if narrow else torch.float32
+    return find_attention(config["model"]["attention"], "cuda" if cuda else "cpu", dtype)
 
 
 def check_strategy(trainer: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ from photon.weights.backbone import (
     replace_patch_embedding,
 )
 from photon.weights.checks import READING, check_channels, check_shape, check_trained
-from photon.weights.device import find_device, find_dtype, for_inference
+from photon.weights.device import find_attention, find_device, find_dtype, for_inference
 from photon.weights.keys import EXPORTED
 from photon.weights.loading import (
     PRUNER_FILE,
@@ -64,7 +64,7 @@ def build_model(
     slab: Count = 1,
     image_mean: float | Sequence[float] = 0.0,
     image_std: Positive | Sequence[Positive] = 1.0,
-    attention: Literal["sdpa", "flash", "varlen"] = "sdpa",
+    attention: Literal["auto", "sdpa", "flash", "varlen"] = "sdpa",
     kv: Literal["full", "compact"] = "full",
     positions: Literal["trained", "stock"] = "trained",
     checkpointing: bool = False,
@@ -85,7 +85,8 @@ def build_model(
     name, the built-in `tiny`, or None for the one beside the weights. `dtype`: float32, bfloat16,
     or auto (the checkpoint's); the pruner stays in float32. `device`: where the weights are read
     to; `auto` is this process's GPU, if any; `meta` reads none and gives shapes only, in seconds
-    at any size. Raises InputError for what is missing or does not fit, before any long work.
+    at any size. `attention`: `auto` is by device and dtype (`find_attention`). Raises InputError
+    for what is missing or does not fit, before any long work.
     """
     if isinstance(preparation, Mapping):
         preparation = Preparation.from_dict(dict(preparation))
@@ -119,6 +120,7 @@ def build_model(
             new += [f"pruner.{name}" for name in pruner.state_dict()]
         logger.info(checkpoint.report(new, filled))
     options = {**reading, "checkpointing": checkpointing, "air": air}
+    attention = find_attention(attention, device, backbone.dtype)
     model = PhotonModel(backbone, pruner, attention, kv, words, preparation, **options)
     return model.train()
 

@@ -37,6 +37,21 @@ def find_dtype(name: str, stored: torch.dtype | None = None) -> torch.dtype:
     return DTYPES[name]
 
 
+def find_attention(name: str, device: str, dtype: torch.dtype) -> str:
+    """The attention that `name` stands for, where activations are of `dtype`.
+
+    `auto` is, on a GPU in bfloat16, flash-attn where it is installed and torch's varlen kernel
+    otherwise; elsewhere sdpa, which alone has float32.
+    """
+    if name != "auto":
+        return name
+    if not device.startswith("cuda") or dtype != torch.bfloat16:
+        return "sdpa"
+    kernels = {"flash": "flash_attn", "varlen": "torch.nn.attention.varlen"}
+    there = [name for name, module in kernels.items() if importlib.util.find_spec(module)]
+    return there[0] if there else "sdpa"
+
+
 def for_inference(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
@@ -46,8 +61,7 @@ def for_inference(
     """Device, precision and attention to answer with, by what the machine has.
 
     device: `auto` is the GPU, if any. dtype: None is bfloat16 on a GPU and float32 elsewhere, a
-    name is that of `find_dtype`. attention: `auto` is, on a GPU in bfloat16, flash-attn where it is
-    installed and torch's varlen kernel otherwise; elsewhere sdpa, which alone has float32.
+    name is that of `find_dtype`. attention: see `find_attention`.
     """
     device = find_device(str(device))
     cuda = device.startswith("cuda")
@@ -55,8 +69,4 @@ def for_inference(
         dtype = torch.bfloat16 if cuda else torch.float32
     elif isinstance(dtype, str):
         dtype = find_dtype(dtype, stored)
-    if attention == "auto":
-        kernels = {"flash": "flash_attn", "varlen": "torch.nn.attention.varlen"}
-        there = [name for name, module in kernels.items() if importlib.util.find_spec(module)]
-        attention = there[0] if there and cuda and dtype == torch.bfloat16 else "sdpa"
-    return device, dtype, attention
+    return device, dtype, find_attention(attention, device, dtype)

@@ -12,6 +12,7 @@ from photon.weights.backbone import FAMILIES, empty_backbone, read_config
 from photon.weights.checkpoints import build_model, load_tokenizer
 from photon.weights.device import find_dtype, for_inference
 from photon.weights.loading import open_checkpoint
+from tasks.schema import attention_of
 from tests.weights.checkpoint_files import shapes, stock_model, stored_state, write
 
 SIZE = Preparation(spacing=(3, 3, 3), crop=(112, 224, 224), size=(112, 224, 224))
@@ -257,6 +258,15 @@ def test_what_a_machine_answers_with(monkeypatch):
     assert for_inference("cuda", attention="sdpa") == ("cuda", torch.bfloat16, "sdpa")
     assert for_inference("cpu", "auto", stored=torch.bfloat16) == ("cpu", torch.bfloat16, "sdpa")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for accelerator, precision, found in (
+        ("gpu", "bf16-mixed", "varlen"),
+        ("gpu", None, "varlen"),  # a plugin's, as ZeRO-2 has it
+        ("gpu", "32-true", "sdpa"),
+        ("cpu", "bf16-mixed", "sdpa"),
+    ):
+        trainer = {"accelerator": accelerator, "precision": precision}
+        assert attention_of({"model": {"attention": "auto"}, "trainer": trainer}) == found
+        assert attention_of({"model": {"attention": "flash"}, "trainer": trainer}) == "flash"
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert for_inference() == ("cuda:1", torch.bfloat16, "varlen")
