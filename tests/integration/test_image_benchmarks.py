@@ -105,8 +105,8 @@ def test_volumes_images_and_videos_in_one_data_set(folder, call) -> None:
     ]
     rows = [{"query": "Is it large?", "response": "no", "patient": str(i), **source}
             for i, source in enumerate(sources)]  # fmt: skip
-    for split in ("train", "test"):
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+    for split, told in (("train", rows), ("test", rows[::-1])):
+        text = "".join(json.dumps(row) + "\n" for row in told)
         (folder / "data" / f"{split}.jsonl").write_text(text)
     words = [word for word in STOCK if "reader" not in word and "volumes_per_batch" not in word]
     files = ("dataset.train=data/train.jsonl", "dataset.test=data/test.jsonl")
