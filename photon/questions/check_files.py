@@ -107,6 +107,7 @@ def check_parts(report: Report, parts: list[Part], splits: bool = True) -> dict[
     """Check the text of all records and what parts share; the scans with their label maps."""
     scans: dict[Source, list[str]] = defaultdict(list)
     seen: dict[str, dict[Source, set[str]]] = {key: defaultdict(set) for key in _UNIQUE}
+    spelt: dict[str, str] = {}
     for part in parts:
         report.files[part.name] = report.files.get(part.name, 0) + len(part.records)
         for record in part.records:
@@ -119,7 +120,8 @@ def check_parts(report: Report, parts: list[Part], splits: bool = True) -> dict[
                     maps.append(str(part.folder / labels))
             seen["id"][record.id].add(part.name)
             if record.patient is not None:
-                seen["patient"][" ".join(record.patient.split()).casefold()].add(part.name)
+                one = " ".join(record.patient.split()).casefold()  # however it is spelt
+                seen["patient"][spelt.setdefault(one, record.patient)].add(part.name)
     report.splits = {path: files for path, files in seen["volume"].items()} if splits else {}
     _check_overlap(report, seen, splits)
     return scans

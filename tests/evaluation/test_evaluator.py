@@ -212,7 +212,7 @@ def test_names_of_conditions():
     assert parse_condition("fastv@1").keep == 1 and isinstance(parse_condition("fastv@1").keep, int)
     assert parse_condition("oracle@1.0").keep == 1.0
     assert dataclasses.astuple(parse_condition("blank_volume", 7)) == (
-        "blank_volume", "blank_volume", "photon", 7)  # fmt: skip
+        "blank_volume", "blank_volume", "photon", 7, False)  # fmt: skip
     for wrong in ("photon@", "photon@0", "photon@1.5", "photon@-1", "best@0.1", "no_prunin"):
         with pytest.raises(ValueError, match="legal"):
             parse_condition(wrong)
