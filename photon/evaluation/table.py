@@ -12,6 +12,7 @@ TITLES = {
     "shuffled_volume": "shuffled volume",
     "blank_volume": "blank volume (ood)",
     "noise_volume": "noise volume (ood)",
+    "opposite_orientation": "opposite orientation",
     "question_only": "question only (ood)",
     "constant": "constant",
     "file": "file",

@@ -27,7 +27,10 @@ from photon.volume.store import VolumeStore
 from photon.volume.types import Frames
 
 OWN = "own"  # the volume that the question is about
-VIEWS = (OWN, "shuffled_volume", "blank_volume", "noise_volume", "question_only")
+VIEWS = (
+    *(OWN, "shuffled_volume", "blank_volume", "noise_volume"),
+    *("opposite_orientation", "question_only"),
+)
 REDUCED = ("lower_resolution", "slices")  # with what is left of a volume, as slices@3
 
 
@@ -48,6 +51,8 @@ class ViewItems:
 
     shuffled_volume: volumes of another patient, by a permutation over `everything`, all records of
     the split. blank_volume: air. noise_volume: uniform noise, of the volume's name and the seed.
+    opposite_orientation: every axis runs the other way, as if `preparation.orientation` named where
+    it goes to in place of where it comes from (frames have no patient's axes and stay).
     question_only: the items themselves; leaving the volumes out is up to the collation.
     lower_resolution@BUDGET: resampled to so many tokens. slices@N: N slices of the organ asked
     about (see `photon.evaluation.reduced`), an item for each organ. Label maps are read for the own
@@ -96,6 +101,8 @@ class ViewItems:
             names = item.records[0].volumes
             pairs = zip(names, item.volumes, strict=True)
             return replace(item, volumes=tuple(noise(n, v, self.seed) for n, v in pairs))
+        if self.view == "opposite_orientation":
+            return replace(item, volumes=tuple(turned(v) for v in item.volumes))
         if self.kind == "lower_resolution":
             less = tuple(coarser(v, self.number, self.token) for v in item.volumes)
             return replace(item, volumes=less)
@@ -165,6 +172,11 @@ def blank(like: Visual) -> Visual:
     if isinstance(like, Frames):
         return replace(like, pixels=torch.zeros_like(like.pixels))
     return torch.zeros_like(like)
+
+
+def turned(volume: Visual) -> Visual:
+    """A volume with all of its axes the other way: RAI becomes LPS."""
+    return volume if isinstance(volume, Frames) else volume.flip(0, 1, 2)
 
 
 def noise(name: Source, like: Visual, seed: int = 0) -> Visual:

@@ -32,6 +32,7 @@ CONDITION_COLORS = {
     "shuffled_volume": TEAL,
     "blank_volume": "#9cc5a1",
     "noise_volume": "#7d8597",
+    "opposite_orientation": LILAC,
     "question_only": GREY,
     "constant": "#cfd5df",
 }

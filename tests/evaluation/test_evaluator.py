@@ -157,6 +157,9 @@ def test_other_volumes_change_what_is_seen(model, data, tmp_path):
     by_question = {r["id"]: r["kept_mask"] for r in rows["blank_volume"]}
     own = {r["id"]: r["kept_mask"] for r in rows["photon"]}
     assert by_question != own
+    turned = evaluator(model, data, tmp_path / "turned").run(["opposite_orientation"])
+    masks = {r["id"]: r["kept_mask"] for r in turned["opposite_orientation"]}
+    assert masks not in (own, by_question)
     like = torch.zeros(4, 4, 4)
     assert torch.equal(noise("a", like), noise("a", like))
     assert not torch.equal(noise("a", like), noise("b", like))

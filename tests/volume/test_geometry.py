@@ -267,6 +267,30 @@ def test_orientation_files_are_identical_after_reorientation(shared_data) -> Non
     assert prepared[0].array.max() > 60
 
 
+def test_the_opposite_orientation_is_every_axis_the_other_way() -> None:
+    """What the control `opposite_orientation` shows is what `orientation: LPS` prepares.
+
+    To a voxel: a grid with an odd number of voxels too many is cut on one side.
+    """
+    affine = affine_of(AXES["RAS"])
+    volume = blob((30, 40, 44), affine, (affine @ [12.0, 25.0, 15.0, 1.0])[:3])
+    how = {"crop": (84, 84, 84), "size": (84, 84, 84)}
+    ours = g.prepare_volume(volume, Preparation(**how)).array
+    other = g.prepare_volume(volume, Preparation(orientation="LPS", **how)).array
+    places = [
+        np.array([(x * np.arange(84)).sum() for x in marginals(array)])
+        for array in (ours, ours[::-1, ::-1, ::-1], other)
+    ]
+    assert np.abs(places[1] - places[2]).max() < 1.01
+    assert np.abs(places[0] - places[2]).max() > 5
+
+
+def marginals(array: np.ndarray) -> list[np.ndarray]:
+    """Share of what is above air on each plane of each axis."""
+    weight = array.astype(np.float64) + 1000
+    return [weight.sum(tuple({0, 1, 2} - {axis})) / weight.sum() for axis in range(3)]
+
+
 @pytest.mark.parametrize("name", list(AXES))
 def test_labels_stay_with_their_scan(name) -> None:
     affine = affine_of(AXES[name])
