@@ -47,7 +47,7 @@ class Row:
 
 ON_CPU = ("trainer.accelerator=cpu", "trainer.devices=2")
 # Epochs end after two updates, checkpoints are written every two: some kills lie at both.
-MANY = (("align", 1), ("finetune", 1), ("finetune", 4), ("finetune", 5), ("finetune", 7))
+MANY = (("align", 1), ("finetune", 4), ("finetune", 7))
 ROWS = {
     "one": Row(("trainer=cpu",), accumulate=4, processes=1, kills=MANY),
     "ddp": Row(("trainer=ddp", *ON_CPU)),
