@@ -70,11 +70,6 @@ class Selection:
         """(kept,) pairs that stay, ascending: order and positions of survivors do not change."""
         return self.keep.nonzero().squeeze(1)
 
-    @property
-    def cu_keep(self) -> Tensor:
-        """(Q + 1,) cumulative kept counts."""
-        return torch.nn.functional.pad(self.counts.cumsum(0), (1, 0))
-
     def within(self, before: Selection) -> Selection:
         """This selection, of the pairs that `before` kept, over the pairs of `before`.
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from photon.batch.layout import Tail
 from photon.packing import Segments
-from photon.pruning.base import Keep, Pruner, blocks_of
+from photon.pruning.base import BudgetPruner, Keep, Pruner, blocks_of
 from photon.pruning.retention import budget_counts
 
 
@@ -119,6 +120,24 @@ class FallingStages(PrunerStages):
         """Counts (Q,) of each stage, see `falling_counts`."""
         counts = budget_counts(self.budget if keep is None else keep, pairs)
         return list(falling_counts(counts, pairs, self.weights))
+
+
+class RepeatedStages(FallingStages):
+    """One pruner after each of several layers.
+
+    stage: built for each of `layers`, shares of the decoder's. tail: of the last stage.
+    """
+
+    def __init__(
+        self, stage: type[BudgetPruner], layers: Sequence[float], keep: float | int, tail: Tail
+    ):
+        stages = {f"stage{i}": stage(at, tail=tail) for i, at in enumerate(layers, 1)}
+        super().__init__(stages, keep)
+        self.layers = list(layers)
+
+    @property
+    def options(self) -> dict[str, object]:
+        return {"layers": self.layers, "keep": self.budget, "tail": self.tail}
 
 
 def falling_counts(counts: Tensor, pairs: Segments, weights: Sequence[float]) -> list[Tensor]:

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from photon.annotations import Budget, Fraction
 from photon.batch.layout import Tail
 from photon.pruning.baselines.fastv import AttentionPruner
-from photon.pruning.stages import FallingStages
+from photon.pruning.stages import RepeatedStages
 
 
-class PyramidDropPruner(FallingStages):
+class PyramidDropPruner(RepeatedStages):
     """Keeps what the last prompt row attends to, at each of `layers`.
 
     Args:
@@ -38,10 +38,4 @@ class PyramidDropPruner(FallingStages):
         keep: Budget = 0.3,
         tail: Tail = "question",
     ):
-        stages = {f"stage{i}": AttentionPruner(at, tail=tail) for i, at in enumerate(layers, 1)}
-        super().__init__(stages, keep)
-        self.layers = list(layers)
-
-    @property
-    def options(self) -> dict[str, object]:
-        return {"layers": self.layers, "keep": self.budget, "tail": self.tail}
+        super().__init__(AttentionPruner, layers, keep, tail)

@@ -35,7 +35,7 @@ from photon.pruning.base import BudgetPruner, Keep, PruneContext, Selection
 from photon.pruning.encoded import top
 from photon.pruning.retention import budget_counts
 from photon.pruning.saliency import precise
-from photon.pruning.stages import FallingStages
+from photon.pruning.stages import RepeatedStages
 
 
 def text_relevance(
@@ -101,7 +101,7 @@ class RaterPruner(BudgetPruner):
         return Selection(top(scores, counts, context.pairs), context.pairs, scores=scores)
 
 
-class SparseVLMPruner(FallingStages):
+class SparseVLMPruner(RepeatedStages):
     """Keeps what the raters attend to, at each of `layers`.
 
     Args:
@@ -117,10 +117,4 @@ class SparseVLMPruner(FallingStages):
         keep: Budget = 0.3,
         tail: Tail = "question",
     ):
-        stages = {f"stage{i}": RaterPruner(at, tail=tail) for i, at in enumerate(layers, 1)}
-        super().__init__(stages, keep)
-        self.layers = list(layers)
-
-    @property
-    def options(self) -> dict[str, object]:
-        return {"layers": self.layers, "keep": self.budget, "tail": self.tail}
+        super().__init__(RaterPruner, layers, keep, tail)
